@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VHD_STORE_H
+#define VHD_STORE_H
+
+/*
+ * One file of a chain, as the engine sees it. The functions here block and may be called from any thread; request
+ * I/O goes through a ring that knows `file`. Tests put fakes here that trace, fail or forget (tests/lib).
+ */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/err.h"
+#include "common/ring.h"
+
+struct store;
+
+struct store_ops {
+	/* The whole range or -errno; -ENODATA: it reaches beyond the end of the file. */
+	int (*read)(struct store *store, void *buffer, size_t length, uint64_t offset);
+	int (*write)(struct store *store, const void *buffer, size_t length, uint64_t offset);
+	int (*sync)(struct store *store); /* fdatasync */
+	/* The file's size becomes at least offset + length; new bytes read as zeros, with space reserved where it can be. */
+	int (*allocate)(struct store *store, uint64_t offset, uint64_t length);
+	int (*punch)(struct store *store, uint64_t offset, uint64_t length); /* reads as zeros after; size unchanged */
+	int (*truncate)(struct store *store, uint64_t size);
+	int (*size)(struct store *store, uint64_t *ret);
+	int (*ring_new)(struct store *store, struct ring **ret, struct err *err); /* one that can serve this store */
+	void (*close)(struct store *store);
+};
+
+struct store {
+	const struct store_ops *ops;
+	struct ring_file file;
+	bool read_only;
+	bool direct;           /* O_DIRECT */
+	bool block_device;
+	uint32_t offset_align; /* bytes: of offsets and lengths of direct I/O; else 1 */
+	uint32_t memory_align; /* bytes: of buffers of direct I/O; else 1 */
+};
+
+#define STORE_WRITE 0x01u
+#define STORE_DIRECT 0x02u
+
+/*
+ * Opens a regular file or (read-only) a block device; anything else is refused. The blocking functions of a direct
+ * store take any alignment and bounce. `ret` is closed with store_close.
+ */
+int store_file_open(const char *path, unsigned flags, struct store **ret, struct err *err);
+
+/* The same for a descriptor that the store takes over, also on failure. `path` is for sentences. */
+int store_file_open_take(int fd, const char *path, unsigned flags, struct store **ret, struct err *err);
+
+static inline void store_close(struct store *store)
+{
+	if (store)
+		store->ops->close(store);
+}
+
+#endif

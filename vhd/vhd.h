@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VHD_H
+#define VHD_H
+
+/*
+ * libvhd: reads, writes, creates and checks Virtual Hard Disk (VHD 1.0) images.
+ *
+ * Functions return 0, -errno, or one of the positive verdicts below; `err` (NULL allowed) then holds a sentence with
+ * path and offset. Strings are UTF-8 and borrowed unless said otherwise. The library never logs, never exits and has
+ * no global state: different images may be used from different threads freely; one struct vhd from one thread at a
+ * time, while I/O on its disk follows the rules of common/blk.h. "Spec" is the Virtual Hard Disk Image Format
+ * Specification of 2006-10-11, version 1.0.
+ */
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <time.h>
+
+#include "common/blk.h"
+#include "common/err.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum vhd_verdict {
+	VHD_E_NOT_VHD = 1,     /* no VHD footer at the end, nor a copy of a dynamic disk's at the start */
+	VHD_E_CORRUPT,         /* damaged: the sentence names the defect and its offset */
+	VHD_E_UNSUPPORTED,     /* sound as far as seen, but of a kind that this library does not handle */
+	VHD_E_IN_USE,          /* another process has it open in a way that excludes this one */
+	VHD_E_PARENT_MISSING,  /* a differencing disk's parent was not found */
+	VHD_E_PARENT_MISMATCH, /* the file found is not the parent (its UUID differs) */
+	VHD_E_PARENT_DENIED,   /* the parent lies outside the allowed folders */
+	VHD_E_CHAIN,           /* the chain of parents is a cycle or deeper than VHD_MAX_LAYERS */
+};
+
+#define VHD_MAX_LAYERS 256u
+#define VHD_MAX_SIZE (UINT64_C(2040) << 30) /* bytes: 2040 GiB */
+#define VHD_DEFAULT_SIZE (UINT64_C(127) << 30)
+#define VHD_DEFAULT_BLOCK_SIZE (2u << 20)
+
+enum vhd_type { /* values as in the footer (spec, "Disk Type") */
+	VHD_FIXED = 2,
+	VHD_DYNAMIC = 3,
+	VHD_DIFFERENCING = 4,
+};
+
+struct vhd;
+
+#define VHD_OPEN_WRITE 0x01u      /* read and write; else read only, and not a byte of the file changes */
+#define VHD_OPEN_DIRECT 0x02u     /* O_DIRECT */
+#define VHD_OPEN_SALVAGE 0x04u    /* read what a damaged image still holds; excludes VHD_OPEN_WRITE */
+#define VHD_OPEN_NO_PARENTS 0x08u /* the one file alone, for looking at it; excludes VHD_OPEN_WRITE */
+
+struct vhd_open_options {
+	unsigned flags;
+	const char *parent;            /* the parent's file, instead of what the image says; NULL: search */
+	bool parent_raw;               /* `parent` is a raw disk, not a VHD */
+	const char *const *allow_dirs; /* NULL-terminated: parents may lie in these too; always allowed: the folders
+	                                  of `path` and `parent`, and below */
+	/* Told of what is odd but no reason to refuse, and of what VHD_OPEN_SALVAGE could not get out. May be NULL. */
+	void (*warn)(void *user, const char *sentence);
+	void *user;
+};
+
+/*
+ * Opens an image and, for a differencing disk, its parents, and locks them all as QEMU does (docs/vhd-format.md,
+ * "Locks"). `options` NULL: read only. 0, a verdict, or -errno: -EROFS for writing to an image on a block device.
+ */
+int vhd_open(const char *path, const struct vhd_open_options *options, struct vhd **ret, struct err *err);
+
+/*
+ * Makes everything durable, puts the footer at the end, unlocks, and frees `vhd` whatever it returns: 0 or -errno.
+ * Queues must be freed before. NULL-safe.
+ */
+int vhd_close(struct vhd *vhd, struct err *err);
+
+/* The disk, for I/O; borrowed, never to be closed by itself. */
+struct blk *vhd_blk(struct vhd *vhd);
+
+struct vhd_geometry {
+	uint16_t cylinders;
+	uint8_t heads;
+	uint8_t sectors_per_track;
+};
+
+struct vhd_info {
+	const char *path;
+	enum vhd_type type;
+	bool raw;                 /* a raw parent (Xen): only path, size_bytes and file_size_bytes hold */
+	uint64_t size_bytes;      /* Current Size */
+	uint64_t original_size_bytes;
+	uint64_t file_size_bytes;
+	uint32_t block_size_bytes; /* 0 for fixed disks */
+	uint32_t block_count;      /* 0 for fixed disks */
+	uint32_t allocated_blocks; /* 0 for fixed disks */
+	uint8_t uuid[16];
+	char creator[5]; /* four bytes and NUL; unprintable ones shown as '.' */
+	uint32_t creator_version;
+	char creator_host_os[5];
+	time_t created;
+	struct vhd_geometry geometry; /* as stored; never decides the size */
+	bool saved_state;
+	bool temporary;
+	bool footer_from_copy; /* the one at the end is missing or damaged */
+	bool has_batmap;       /* Xen's */
+	bool payload_aligned;  /* every allocated block's data starts at a multiple of 4096 */
+	/* Differencing disks: */
+	uint8_t parent_uuid[16];
+	time_t parent_modified;  /* as the child's header says */
+	const char *parent_name; /* from the header; NULL if none or not UTF-16 */
+	const char *parent_path; /* where it was found; NULL if not looked for or not found */
+};
+
+/* How many files the chain has, the leaf included. */
+unsigned vhd_layer_count(const struct vhd *vhd);
+
+/* Layer 0 is the leaf. `layer` is below vhd_layer_count. Strings live as long as `vhd`. */
+void vhd_layer_info(const struct vhd *vhd, unsigned layer, struct vhd_info *ret);
+
+struct vhd_create_options {
+	enum vhd_type type;        /* 0: dynamic, or differencing when `parent` is given */
+	uint64_t size_bytes;       /* 0: 127 GiB, or the parent's; a multiple of 512 */
+	uint32_t block_size_bytes; /* 0: 2 MiB; a power of two of 4 KiB at least */
+	const char *parent;        /* differencing: path of the parent */
+	bool parent_raw;           /* the parent is a raw disk (Xen's null-UUID parent) */
+	const char *const *allow_dirs; /* as in vhd_open_options, for the parent's own parents */
+	bool overwrite;            /* replace an existing file (atomically, once the new one is complete) */
+	const uint8_t *uuid;       /* 16 bytes; NULL: random */
+	const time_t *created;     /* NULL: now */
+	void (*warn)(void *user, const char *sentence); /* for opening the parent; may be NULL */
+	void *user;
+};
+
+/*
+ * Creates an image, complete and durable under its name or not there at all. 0, a verdict about the parent, -EEXIST,
+ * -EINVAL with the reason, or -errno.
+ */
+int vhd_create(const char *path, const struct vhd_create_options *options, struct err *err);
+
+enum vhd_severity {
+	VHD_NOTE,    /* unusual, harmless */
+	VHD_WARNING, /* against the rules, but nothing is lost or ambiguous */
+	VHD_DAMAGE,  /* data is lost, ambiguous or in danger */
+};
+
+struct vhd_defect {
+	enum vhd_severity severity;
+	const char *code;     /* stable, for programs: "footer-checksum", "bat-overlap", ... (docs/vhd-format.md) */
+	const char *path;     /* the file it is in */
+	uint64_t offset;      /* in that file, bytes */
+	const char *sentence; /* for people; without the path */
+};
+
+struct vhd_check_options {
+	const char *parent;
+	bool parent_raw;
+	const char *const *allow_dirs;
+	bool one_file; /* do not look at the parents */
+	void (*defect)(void *user, const struct vhd_defect *defect); /* each as it is found; may be NULL */
+	void (*progress)(void *user, uint64_t done, uint64_t total);  /* blocks; may be NULL */
+	void *user;
+};
+
+struct vhd_check_result {
+	unsigned layers;
+	uint64_t blocks;
+	uint64_t allocated_blocks;
+	uint64_t unused_bytes; /* of the files, in no structure: gaps, reserved or leaked space */
+	unsigned notes, warnings, damages;
+};
+
+/*
+ * Reads all metadata of the image and its parents and reports every defect; changes nothing. 0: no damage;
+ * VHD_E_CORRUPT: damage was reported; other verdicts and -errno: could not check.
+ */
+int vhd_check(const char *path, const struct vhd_check_options *options, struct vhd_check_result *ret,
+              struct err *err);
+
+/* "6e4ac331-97a1-4d52-8a5f-1c3f2a9d0c11"; `ret` holds 37 bytes. */
+void vhd_uuid_text(const uint8_t uuid[16], char *ret);
+
+/* A word for a type ("fixed", "dynamic", "differencing"), or NULL. */
+const char *vhd_type_name(enum vhd_type type);
+
+/* "1.0.0", the library's version. */
+const char *vhd_version(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
