@@ -27,6 +27,7 @@ enum ring_op {
 /* A file that I/O can be done on; embedded in whatever owns the descriptor. */
 struct ring_file {
 	int fd;
+	uint32_t memory_align; /* bytes, a power of two: buffers that are not aligned so are bounced; 0 or 1: any will do */
 };
 
 struct ring_io {
@@ -41,7 +42,9 @@ struct ring_io {
 
 	/* The ring's, from submit or post to done. */
 	struct ring_io *next;
-	struct iovec *rest; /* what a short transfer left, allocated */
+	struct iovec *rest; /* what a short transfer left, or the bounce buffer; allocated */
+	int restcnt;
+	void *bounce;
 	uint64_t moved;
 	int result;
 };
@@ -68,7 +71,7 @@ struct ring {
 
 /*
  * io_uring where the kernel allows it, else the thread pool. The environment variable VHDKIT_IO=threads forces the
- * pool in programs that pass no flag. -errno: no memory, descriptors or threads.
+ * pool, so that any program can be tried as it runs in a container. -errno: no memory, descriptors or threads.
  */
 int ring_new(unsigned flags, struct ring **ret, struct err *err);
 

@@ -16,11 +16,20 @@
 
 struct store;
 
+/* What a sync stands for. Real files ignore it; tests take out one kind at a time and expect data to be lost. */
+enum store_barrier {
+	STORE_BARRIER_SLOTS,    /* new slots' size and zeros, before a BAT entry points there */
+	STORE_BARRIER_DATA,     /* data, before the bits and entries that show it */
+	STORE_BARRIER_METADATA, /* bits and entries: a FLUSH is done after this one */
+	STORE_BARRIER_FOOTER,   /* the footer at the end, before the file is cut there */
+	STORE_BARRIER_CLOSE,    /* the cut, before close returns */
+};
+
 struct store_ops {
 	/* The whole range or -errno; -ENODATA: it reaches beyond the end of the file. */
 	int (*read)(struct store *store, void *buffer, size_t length, uint64_t offset);
 	int (*write)(struct store *store, const void *buffer, size_t length, uint64_t offset);
-	int (*sync)(struct store *store); /* fdatasync */
+	int (*sync)(struct store *store, enum store_barrier why); /* fdatasync */
 	/* The file's size becomes at least offset + length; new bytes read as zeros, with space reserved where it can be. */
 	int (*allocate)(struct store *store, uint64_t offset, uint64_t length);
 	int (*punch)(struct store *store, uint64_t offset, uint64_t length); /* reads as zeros after; size unchanged */
