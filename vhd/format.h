@@ -19,6 +19,11 @@
 #define VHD_BAT_UNALLOCATED UINT32_C(0xFFFFFFFF)
 #define VHD_NO_OFFSET UINT64_MAX
 #define VHD_LOCATORS 8u
+/*
+ * A bitmap of 64 KiB. Far above what any writer uses; the largest for which nobody's 32-bit arithmetic on sectors of a
+ * block or bits of its bitmap comes near a limit, and a bitmap stays small enough to be read whole.
+ */
+#define VHD_MAX_BLOCK_SIZE (256u << 20)
 
 struct footer_disk {
 	uint8_t cookie[8];      /* +0x00 "conectix" */
@@ -110,6 +115,12 @@ uint32_t header_checksum(const struct header_disk *disk);
 bool footer_has_cookie(const struct footer_disk *disk);
 bool header_has_cookie(const struct header_disk *disk);
 
+/* Xen's resize journal replaces the cookie by "v_poison" while a resize is under way. */
+bool footer_is_poisoned(const struct footer_disk *disk);
+
+/* Whether the checksum is right, or wrong in the way that early Xen tools left it when they hid a disk. */
+bool footer_checksum_holds(const struct footer_disk *disk);
+
 /*
  * Decodes and validates: cookie, version, checksum (early Xen tools' wrong one for hidden disks included), type, sizes,
  * offsets. 0, VHD_E_CORRUPT or VHD_E_UNSUPPORTED with a sentence that names the field but not the file.
@@ -117,6 +128,18 @@ bool header_has_cookie(const struct header_disk *disk);
  */
 int footer_decode(const struct footer_disk *disk, bool ignore_checksum, struct footer *ret, struct err *err);
 int header_decode(const struct header_disk *disk, bool ignore_checksum, struct header *ret, struct err *err);
+
+/* Which rule was broken: a stable code (struct vhd_defect) and where the field is in its structure, bytes. */
+struct format_defect {
+	const char *code;
+	uint64_t field_offset;
+};
+
+/* The same; `defect` (NULL allowed) is written on failure. */
+int footer_decode_defect(const struct footer_disk *disk, bool ignore_checksum, struct footer *ret,
+                         struct format_defect *defect, struct err *err);
+int header_decode_defect(const struct header_disk *disk, bool ignore_checksum, struct header *ret,
+                         struct format_defect *defect, struct err *err);
 
 /* Writes the host-order fields over `raw`, recomputes the checksum, and gives the result. */
 void footer_encode(const struct footer *footer, struct footer_disk *ret);

@@ -44,6 +44,8 @@ struct layer {
 	uint32_t allocated;    /* BAT entries in use, when opened */
 	_Atomic uint32_t *bat; /* owned; block_count entries, host order: the sector of the block's bitmap */
 	struct byte_range batmap; /* Xen's, header and map; length 0: none */
+	struct byte_range batmap_bits; /* the map alone: a bit for each block, MSB first; length 0: none usable */
+	bool payload_aligned; /* every block's data started at a multiple of 4096, when opened */
 	uint64_t data_end; /* end of the last structure (metadata or block), bytes; the footer at the end is none */
 	char *parent_name; /* owned; UTF-8, from the header; NULL if none */
 	char *parent_path; /* owned; where the parent was found; NULL if not */
@@ -54,6 +56,7 @@ struct layer_sink {
 	/* Each defect, as it is found. NULL: the first VHD_DAMAGE ends the call with its verdict and sentence. */
 	void (*defect)(void *user, const struct vhd_defect *defect);
 	void *user;
+	bool strict; /* VHD_DAMAGE ends the call all the same; only notes and warnings are reported */
 };
 
 /*
