@@ -169,7 +169,7 @@ int footer_find(struct layer_scan *scan)
 	if (end.present && end.verdict == 0 && end.footer.type == VHD_FIXED) {
 		layer->footer = end.footer;
 	} else {
-		if (layer->file_size >= sizeof(copy.disk)) {
+		if (layer->file_size >= sizeof(copy.disk) && !(end.present && end.offset == 0)) {
 			r = candidate_read(scan, &copy, 0, sizeof(copy.disk));
 			if (r)
 				return r;
@@ -181,7 +181,9 @@ int footer_find(struct layer_scan *scan)
 		if (end.present && end.verdict == 0) {
 			layer->footer = end.footer;
 			r = copy_compare(scan, &end, &copy);
-		} else if (end.present && (!type_has_copy(&end.disk) || footer_is_poisoned(&end.disk))) {
+		} else if (end.present && (be32_get(end.disk.disk_type) == VHD_FIXED ||
+		                           strcmp(end.defect.code, "footer-checksum") != 0)) {
+			/* Written so on purpose, or a fixed disk's: the copy has no say. */
 			r = footer_salvage(scan, &end, &copy, source);
 		} else if (copy_holds) {
 			layer->footer = copy.footer;

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VHD_NEW_FILE_H
+#define VHD_NEW_FILE_H
+
+/*
+ * A file that appears under its name complete and durable, or not at all.
+ */
+
+#include <stdbool.h>
+
+#include "common/err.h"
+
+struct new_file {
+	int fd;        /* for reading and writing; the caller may take it over by setting -1 */
+	char *target;  /* owned: the name to appear under, symlinks resolved */
+	char *folder;  /* owned */
+	char *temporary; /* owned: where it is while it is written; NULL: it has no name yet */
+	bool overwrite;
+};
+
+/*
+ * Begins a file that will be `path`. -EEXIST: `path` is there and `overwrite` is false; -EINVAL: it is no regular
+ * file; VHD_E_IN_USE: it is an image that someone has open; -errno.
+ */
+int new_file_open(const char *path, bool overwrite, struct new_file *ret, struct err *err);
+
+/* Syncs what was written, gives it its name, and syncs the folder. -EEXIST, or -errno. */
+int new_file_commit(struct new_file *file, struct err *err);
+
+/* Frees `file`; what was not committed is gone. */
+void new_file_done(struct new_file *file);
+
+#endif
