@@ -19,7 +19,6 @@
 
 #define HEADER_OFFSET 512u
 #define TABLE_OFFSET 4096u
-#define MIN_BLOCK_SIZE 4096u
 #define PAYLOAD_ALIGN 4096u /* the engine puts a new block's data at such an offset */
 #define FILL_CHUNK (1u << 20)
 
@@ -73,9 +72,9 @@ int image_plan_init(const char *path, const struct vhd_create_options *options, 
 		return err_set(err, -EINVAL, "%s: a size of %" PRIu64 " bytes is not a multiple of 512", path, size);
 	if (size > VHD_MAX_SIZE)
 		return err_set(err, -EINVAL, "%s: a size of %" PRIu64 " bytes is over the format's limit of 2040 GiB", path, size);
-	if (type != VHD_FIXED && (!is_power_of_two(block_size) || block_size < MIN_BLOCK_SIZE))
+	if (type != VHD_FIXED && (!is_power_of_two(block_size) || block_size < CREATE_MIN_BLOCK_SIZE))
 		return err_set(err, -EINVAL, "%s: a block size of %" PRIu32 " bytes is not a power of two of at least %u", path,
-		               block_size, MIN_BLOCK_SIZE);
+		               block_size, CREATE_MIN_BLOCK_SIZE);
 	if (type != VHD_FIXED && block_size > VHD_MAX_BLOCK_SIZE)
 		return err_set(err, -EINVAL, "%s: a block size of %" PRIu32 " bytes is over %u", path, block_size,
 		               VHD_MAX_BLOCK_SIZE);
@@ -189,8 +188,6 @@ int vhd_create(const char *path, const struct vhd_create_options *options, struc
 	type = options->type ? options->type : options->parent ? VHD_DIFFERENCING : VHD_DYNAMIC;
 	if (!vhd_type_name(type))
 		return err_set(err, -EINVAL, "%s: %d is no type of disk", path, (int)type);
-	if (type == VHD_DIFFERENCING)
-		return err_set(err, -EOPNOTSUPP, "%s: differencing disks are not made yet", path);
 	if ((type == VHD_DIFFERENCING) != (options->parent != NULL))
 		return err_set(err, -EINVAL, options->parent ? "%s: a %s disk has no parent" : "%s: a %s disk needs a parent",
 		               path, vhd_type_name(type));
@@ -198,8 +195,11 @@ int vhd_create(const char *path, const struct vhd_create_options *options, struc
 	r = new_file_open(path, options->overwrite, &file, err);
 	if (r)
 		return r;
-	r = image_plan_init(path, options, type, options->size_bytes ? options->size_bytes : VHD_DEFAULT_SIZE,
-	                    options->block_size_bytes ? options->block_size_bytes : VHD_DEFAULT_BLOCK_SIZE, &plan, err);
+	if (type == VHD_DIFFERENCING)
+		r = image_plan_child(path, &file, options, &plan, err);
+	else
+		r = image_plan_init(path, options, type, options->size_bytes ? options->size_bytes : VHD_DEFAULT_SIZE,
+		                    options->block_size_bytes ? options->block_size_bytes : VHD_DEFAULT_BLOCK_SIZE, &plan, err);
 	if (r == 0)
 		r = image_write(&file, path, &plan, err);
 	image_plan_done(&plan);

@@ -8,6 +8,7 @@
 #include "vhd/new-file.h"
 #include "vhd/store.h"
 
+#define CREATE_MIN_BLOCK_SIZE 4096u
 #define CREATE_LOCATORS_MAX 65536u /* bytes of file that a new image's locators may take together */
 
 struct image_plan {
