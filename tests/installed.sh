@@ -54,7 +54,7 @@ echo 'shared: works'
 
 $cc -o "$work/static" "$work/use.c" $(flags --cflags) "$libdir/libvhd.a" $(flags --static --libs | sed 's/-lvhd//')
 "$work/static" "$work/static.vhd"
-! readelf -d "$work/static" | grep -q libvhd
+if readelf -d "$work/static" | grep libvhd; then exit 1; fi
 echo 'static: works'
 
 echo '#include <vhd.h>' > "$work/use.cc"
