@@ -132,7 +132,7 @@ show vhd check disk.vhd
 step 'Other software reads the same content'
 if command -v qemu-img > /dev/null; then
 	show qemu-img convert -f vpc -O raw disk.vhd qemu.raw
-	show vhd compare disk.vhd qemu.raw
+	show vhd compare -F raw disk.vhd qemu.raw
 	note 'checked: the raw disk that QEMU made of it has the same bytes, all 127 GiB of them'
 	if [ "$mounting" = yes ] && command -v debugfs > /dev/null; then
 		e2fsck -fn 'qemu.raw?offset=1048576' > fsck.log 2>&1 || fail "e2fsck: $(tail -n 3 fsck.log)"
