@@ -63,7 +63,7 @@ static void pool_finish(struct pool *p, struct ring_io *io)
 	io->next = NULL;
 	/* One token while the list is not empty. Under the lock, as in ring.c's uring_post. */
 	if (!p->finished && write(p->base.fd, &one, sizeof(one)) < 0)
-		abort();
+		abort(); /* cannot happen: a counter that is always read back to 0 does not overflow */
 	*p->finished_tail = io;
 	p->finished_tail = &io->next;
 }
