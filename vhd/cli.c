@@ -30,7 +30,7 @@ struct group_option {
 };
 
 static const struct group_option group_options[] = {
-        {CLI_FORMAT, {KEY_FORMAT, NULL, "raw|vhd", "what FILE is (default vhd); never guessed"}},
+        {CLI_FORMAT, {KEY_FORMAT, NULL, "raw|vhd", "what the image is (default vhd); never guessed"}},
         {CLI_CHAIN, {KEY_PARENT, "parent", "FILE", "take FILE as the parent, whatever the image says"}},
         {CLI_CHAIN, {KEY_PARENT_RAW, "parent-raw", NULL, "the file of --parent is a raw disk"}},
         {CLI_CHAIN | CLI_ALLOW_DIR, {KEY_ALLOW_DIR, "allow-dir", "DIR", "parents may lie in DIR too (repeatable)"}},

@@ -19,7 +19,7 @@ enum {
 static const struct cli_option options[] = {
         {'t', "type", "TYPE", "dynamic (default), fixed or differencing"},
         {'s', "size", "SIZE", "the disk's size (default 127G, or the parent's)"},
-        {'b', "backing", "PARENT", "a differencing disk over PARENT"},
+        {'b', "parent", "PARENT", "a differencing disk over PARENT"},
         {KEY_PARENT_RAW, "parent-raw", NULL, "PARENT is a raw disk, not a VHD (as Xen allows)"},
         {KEY_BLOCK_SIZE, "block-size", "SIZE", "of dynamic and differencing disks (default 2M)"},
         {KEY_AZURE, "azure", NULL, "fixed, and the size rounded up to whole MiB"},
@@ -93,11 +93,11 @@ static int run(struct cli *cli)
 	if (size_given && create.size_bytes == 0)
 		cli_usage(cli, "--size: a disk of no bytes is none");
 	if (create.parent && create.type && create.type != VHD_DIFFERENCING)
-		cli_usage(cli, "--backing makes a differencing disk, not a %s one", vhd_type_name(create.type));
+		cli_usage(cli, "--parent makes a differencing disk, not a %s one", vhd_type_name(create.type));
 	if (create.type == VHD_DIFFERENCING && !create.parent)
-		cli_usage(cli, "a differencing disk needs its parent: --backing PARENT");
+		cli_usage(cli, "a differencing disk needs its parent: --parent PARENT");
 	if (create.parent_raw && !create.parent)
-		cli_usage(cli, "--parent-raw needs --backing");
+		cli_usage(cli, "--parent-raw needs --parent");
 	if (azure && (create.parent || (create.type && create.type != VHD_FIXED)))
 		cli_usage(cli, "--azure makes a fixed disk; nothing else is accepted there");
 	if (azure)
