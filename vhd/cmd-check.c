@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "common/interrupt.h"
+#include "common/json.h"
+#include "common/size.h"
+#include "vhd/cli.h"
+
+enum { KEY_ONE_FILE = 256 };
+
+static const struct cli_option options[] = {
+        {KEY_ONE_FILE, "one-file", NULL, "leave the parents out"},
+        {0},
+};
+
+struct check {
+	const struct cli *cli;
+	struct json json;
+	struct progress progress;
+};
+
+static const char *severity_text(enum vhd_severity severity)
+{
+	switch (severity) {
+	case VHD_NOTE:
+		return "note";
+	case VHD_WARNING:
+		return "warning";
+	default:
+		return "damage";
+	}
+}
+
+static void defect_take(void *user, const struct vhd_defect *defect)
+{
+	struct check *check = user;
+
+	if (!check->cli->json) {
+		printf("%s: %s: %s [%s, offset %" PRIu64 "]\n", defect->path, severity_text(defect->severity),
+		       defect->sentence, defect->code, defect->offset);
+		return;
+	}
+	json_object_begin(&check->json, NULL);
+	json_string(&check->json, "severity", severity_text(defect->severity));
+	json_string(&check->json, "code", defect->code);
+	json_string(&check->json, "file", defect->path);
+	json_uint(&check->json, "offset", defect->offset);
+	json_string(&check->json, "sentence", defect->sentence);
+	json_object_end(&check->json);
+}
+
+/* A check changes nothing, so an interrupted one has nothing to clean up. */
+static void progress_take(void *user, uint64_t done, uint64_t total)
+{
+	struct check *check = user;
+
+	if (interrupt_seen()) {
+		progress_end(&check->progress);
+		exit(cli_fail(check->cli, "%s: interrupted", check->cli->operands[0]));
+	}
+	check->progress.total = total;
+	progress_update(&check->progress, done);
+}
+
+static void result_json(struct json *json, const char *verdict, const struct vhd_check_result *result,
+                        const char *error)
+{
+	json_array_end(json);
+	json_string(json, "result", verdict);
+	json_string(json, "error", error);
+	json_uint(json, "layers", result->layers);
+	json_uint(json, "blocks", result->blocks);
+	json_uint(json, "allocated_blocks", result->allocated_blocks);
+	json_uint(json, "unused_bytes", result->unused_bytes);
+	json_uint(json, "notes", result->notes);
+	json_uint(json, "warnings", result->warnings);
+	json_uint(json, "damages", result->damages);
+	json_object_end(json);
+}
+
+static void result_print(const char *path, const struct vhd_check_result *result, bool damaged)
+{
+	char unused[SIZE_TEXT_MAX];
+
+	printf("%s: %s: %u file%s, %" PRIu64 " of %" PRIu64 " blocks allocated, %s unused; "
+	       "%u damages, %u warnings, %u notes\n",
+	       path, damaged ? "damaged" : "clean", result->layers, result->layers == 1 ? "" : "s",
+	       result->allocated_blocks, result->blocks, size_text(result->unused_bytes, unused), result->damages,
+	       result->warnings, result->notes);
+}
+
+static int run(struct cli *cli)
+{
+	struct check check = {.cli = cli, .json = json_to(stdout)};
+	struct vhd_check_options check_options = {.defect = defect_take, .progress = progress_take, .user = &check};
+	struct vhd_check_result result = {0};
+	struct err err = {.text = ""};
+	const char *arg;
+	int r;
+
+	for (int key; (key = cli_next(cli, &arg)) != CLI_END;)
+		if (key == KEY_ONE_FILE)
+			check_options.one_file = true;
+	check_options.parent = cli->parent;
+	check_options.parent_raw = cli->parent_raw;
+	check_options.allow_dirs = cli->allow_dirs;
+	interrupt_catch();
+	progress_begin(&check.progress, stderr, cli->progress_mode, "blocks", 0);
+	if (cli->json) {
+		json_object_begin(&check.json, NULL);
+		json_string(&check.json, "file", cli->operands[0]);
+		json_array_begin(&check.json, "defects");
+	}
+	r = vhd_check(cli->operands[0], &check_options, &result, &err);
+	progress_end(&check.progress);
+	if (r != 0 && r != VHD_E_CORRUPT) {
+		if (cli->json)
+			result_json(&check.json, "unchecked", &result, err.text);
+		return cli_fail_err(cli, &err);
+	}
+	if (cli->json)
+		result_json(&check.json, r ? "damaged" : "clean", &result, NULL);
+	else
+		result_print(cli->operands[0], &result, r != 0);
+	return r ? CLI_NO : CLI_OK;
+}
+
+const struct cli_command command_check = {
+        .name = "check",
+        .operands = "FILE",
+        .summary = "look for damage; change nothing",
+        .details = "Exit status 0: no damage (there may be notes and warnings); 3: damage; 1: could not check.",
+        .groups = CLI_CHAIN | CLI_JSON | CLI_PROGRESS,
+        .min_operands = 1,
+        .max_operands = 1,
+        .options = options,
+        .run = run,
+};
