@@ -10,6 +10,7 @@
 #include "tests/lib/image-builder.h"
 
 #define HOSTILE_REFUSED (-1000) /* any verdict or -errno, where several are as good */
+#define HOSTILE_EITHER (-1001)  /* refused, or opened with the right content */
 
 struct hostile_row {
 	const char *name; /* a sentence */
@@ -17,7 +18,10 @@ struct hostile_row {
 	struct image_edit edits[6];
 	size_t cut; /* bytes that the file's end lacks */
 	size_t cut_to; /* the file's length, 0: as built */
-	/* Fills the folder with other files and may change the row's own image before it is built. */
+	/*
+	 * The image is <dir>/in/disk.vhd; there is an empty <dir>/out too. Makes other files, and may change the row's
+	 * own image before it is built.
+	 */
 	void (*scene)(const char *dir, struct image_spec *spec);
 	/* Anything that no edit says; after the edits. */
 	void (*bend)(struct image *image);
@@ -26,8 +30,8 @@ struct hostile_row {
 	const char *needle;   /* refused: in the sentence */
 	const struct image_spec *base; /* opened: the row's own content reads as lying over this one's; may be NULL */
 	const char *warning;  /* opened: in one of the warnings */
-	const char *allow;    /* a folder beside the image's that parents may lie in */
-	const char *parent;   /* an option to vhd_open, relative to the folder */
+	const char *allow;    /* a folder of <dir> that parents may lie in, besides "in" */
+	const char *parent;   /* an option to vhd_open, relative to <dir> */
 	bool parent_raw;
 	bool unsalvageable;   /* VHD_OPEN_SALVAGE has to refuse it too */
 };
