@@ -75,6 +75,7 @@ static int manifests_compare(const struct cli *cli, const struct manifest *want,
 	        .size = want->size > have->size ? want->size : have->size,
 	};
 	bool same;
+	int code;
 
 	if (cli->json) {
 		json_object_begin(&verify.json, NULL);
@@ -87,14 +88,18 @@ static int manifests_compare(const struct cli *cli, const struct manifest *want,
 	}
 	entries_compare(&verify, want, have);
 	same = verify.ranges == 0 && want->size == have->size;
+	if (same && !XXH128_isEqual(want->content, have->content))
+		code = cli_fail(cli, "%s: the content's hash does not follow from the blocks' hashes", cli->operands[1]);
+	else
+		code = same ? CLI_OK : CLI_NO;
 	if (cli->json) {
 		json_array_end(&verify.json);
-		json_bool(&verify.json, "same", same);
+		json_bool(&verify.json, "same", code == CLI_OK);
 		json_object_end(&verify.json);
-	} else if (same) {
+	} else if (code == CLI_OK) {
 		puts("same content");
 	}
-	return same ? CLI_OK : CLI_NO;
+	return code;
 }
 
 static int run(struct cli *cli)

@@ -51,7 +51,10 @@ int manifest_finish(struct manifest *manifest);
 /* 0 or -errno from the stream or for want of memory. */
 int manifest_write(const struct manifest *manifest, FILE *out);
 
-/* -EBADMSG: damaged, or no manifest; the sentence says where. -errno from reading it. */
+/*
+ * `content` is as written, not computed anew: when all blocks equal a disk's and it does not, the manifest is wrong.
+ * -EBADMSG: damaged, or no manifest; the sentence says where. -errno from reading it.
+ */
 int manifest_read(const char *path, struct manifest *ret, struct err *err);
 
 /* The same for text in memory, which it changes. `path` is for sentences. */
