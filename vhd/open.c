@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "vhd/chain.h"
+#include "vhd/image.h"
+#include "vhd/vhd.h"
+
+struct vhd {
+	struct image *image;
+};
+
+/*
+ * Where O_DIRECT wants more than sectors, the payload must lie so; what does not would need every write to be a
+ * serialised read-modify-write, which the page cache does already.
+ */
+static bool direct_fits(const struct chain *chain)
+{
+	for (unsigned i = 0; i < chain->count; i++) {
+		const struct layer *layer = chain->layers[i];
+		uint32_t align = layer->store->offset_align;
+		struct vhd_info info;
+
+		if (layer->size % align)
+			return false;
+		if (align <= VHD_SECTOR || layer->raw || !layer->bat)
+			continue;
+		layer_info(layer, &info);
+		if (align > 4096 || layer->block_size % align || !info.payload_aligned)
+			return false;
+	}
+	return true;
+}
+
+static int open_chain(const char *path, const struct vhd_open_options *options, struct chain *ret, struct err *err)
+{
+	struct vhd_open_options buffered = *options;
+	int rc = chain_open(path, options, NULL, ret, err);
+
+	if (rc || !(options->flags & VHD_OPEN_DIRECT) || direct_fits(ret))
+		return rc;
+	chain_done(ret);
+	if (options->warn)
+		options->warn(options->user,
+		              "its data is not aligned to what direct I/O needs on this device: the page cache is used");
+	buffered.flags &= ~VHD_OPEN_DIRECT;
+	return chain_open(path, &buffered, NULL, ret, err);
+}
+
+int vhd_open(const char *path, const struct vhd_open_options *options, struct vhd **ret, struct err *err)
+{
+	static const struct vhd_open_options defaults;
+	struct vhd *vhd;
+	struct chain chain;
+	unsigned flags;
+	int rc;
+
+	if (!options)
+		options = &defaults;
+	flags = options->flags;
+	if ((flags & VHD_OPEN_WRITE) && (flags & (VHD_OPEN_SALVAGE | VHD_OPEN_NO_PARENTS)))
+		return err_set(err, -EINVAL, "%s: to be written to, an image must be whole and have its parents", path);
+	vhd = calloc(1, sizeof(*vhd));
+	if (!vhd)
+		return err_set(err, -ENOMEM, "%s: no memory", path);
+	rc = open_chain(path, options, &chain, err);
+	if (rc == 0)
+		rc = image_open_take(&chain, flags & VHD_OPEN_WRITE, flags & VHD_OPEN_SALVAGE, &vhd->image, err);
+	if (rc) {
+		free(vhd);
+		return rc;
+	}
+	*ret = vhd;
+	return 0;
+}
+
+int vhd_close(struct vhd *vhd, struct err *err)
+{
+	int rc;
+
+	if (!vhd)
+		return 0;
+	rc = image_close(vhd->image, err);
+	free(vhd);
+	return rc;
+}
+
+struct blk *vhd_blk(struct vhd *vhd)
+{
+	return &vhd->image->blk;
+}
+
+unsigned vhd_layer_count(const struct vhd *vhd)
+{
+	return vhd->image->layer_count;
+}
+
+void vhd_layer_info(const struct vhd *vhd, unsigned layer, struct vhd_info *ret)
+{
+	layer_info(vhd->image->layers[layer].layer, ret);
+	/* The BAT of the leaf changes while it is open. */
+	if (layer == 0 && vhd->image->writable) {
+		pthread_mutex_lock(&vhd->image->lock);
+		ret->allocated_blocks = vhd->image->allocated;
+		pthread_mutex_unlock(&vhd->image->lock);
+	}
+}

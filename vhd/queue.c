@@ -1,0 +1,354 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "vhd/queue.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/checked.h"
+#include "common/iov.h"
+
+unsigned epoch_enter(struct image_queue *q)
+{
+	unsigned parity = atomic_load_explicit(&q->image->epoch, memory_order_relaxed) & 1;
+
+	/*
+	 * Sequentially consistent, as are image_epoch_advance's reads: either that sees this count, or the lookups after
+	 * this see every entry that was cleared before the epoch moved. A parity that is one epoch old only delays.
+	 */
+	atomic_fetch_add(&q->active[parity], 1);
+	return parity;
+}
+
+void epoch_leave(struct image_queue *q, unsigned parity)
+{
+	atomic_fetch_sub_explicit(&q->active[parity], 1, memory_order_release);
+}
+
+void request_put(struct image_queue *q, struct blk_req *req, int result)
+{
+	if (result && !req->impl_result)
+		req->impl_result = result;
+	if (--req->impl_count > 0)
+		return;
+	if (req->impl_result == 0 && (req->flags & BLK_FUA) && (req->op == BLK_WRITE || req->op == BLK_WRITE_ZEROES) &&
+	    !req->impl) {
+		struct part *p = part_new(q, req, 0, 0);
+
+		req->impl = req; /* the data is written; what is waited for now is the flush */
+		if (p) {
+			part_wait_for_flush(p);
+			return;
+		}
+	}
+	req->next = NULL;
+	*q->finished_tail = req;
+	q->finished_tail = &req->next;
+}
+
+struct part *part_new(struct image_queue *q, struct blk_req *req, uint64_t offset, uint64_t length)
+{
+	struct part *p = q->free_parts;
+
+	if (p) {
+		q->free_parts = p->next;
+	} else {
+		p = malloc(sizeof(*p));
+		if (!p) {
+			if (!req->impl_result)
+				req->impl_result = -ENOMEM;
+			return NULL;
+		}
+		p->queue = q;
+		p->iov = p->inline_iov;
+		p->iov_capacity = sizeof(p->inline_iov) / sizeof(*p->inline_iov);
+	}
+	req->impl_count++;
+	p->req = req;
+	p->offset = offset;
+	p->length = length;
+	p->pending = NULL;
+	p->buffer = NULL;
+	p->epoch = epoch_enter(q);
+	return p;
+}
+
+static void part_free(struct part *p)
+{
+	struct image_queue *q = p->queue;
+
+	if (p->epoch != EPOCH_NONE)
+		epoch_leave(q, p->epoch);
+	p->next = q->free_parts;
+	q->free_parts = p;
+}
+
+void part_pause(struct part *p)
+{
+	epoch_leave(p->queue, p->epoch);
+	p->epoch = EPOCH_NONE;
+}
+
+void part_end(struct part *p, int result)
+{
+	struct image_queue *q = p->queue;
+	struct blk_req *req = p->req;
+
+	part_free(p);
+	request_put(q, req, result);
+}
+
+void part_split(struct part *p)
+{
+	part_free(p);
+}
+
+/* The memory of the part's range; the request's own iovec where that is the whole of it. */
+static int part_slice(struct part *p)
+{
+	const struct blk_req *req = p->req;
+	uint64_t into = p->offset - req->offset;
+	int n;
+
+	if (p->length == req->length) {
+		p->io.iov = req->iov;
+		p->io.iovcnt = req->iovcnt;
+		return 0;
+	}
+	n = req->iovcnt == 1 ? 1 : iov_slice_count(req->iov, into, p->length);
+	if (n > p->iov_capacity) {
+		struct iovec *more = malloc(sizeof(*more) * (size_t)n);
+
+		if (!more)
+			return -ENOMEM;
+		if (p->iov != p->inline_iov)
+			free(p->iov);
+		p->iov = more;
+		p->iov_capacity = n;
+	}
+	p->io.iov = p->iov;
+	p->io.iovcnt = iov_slice(req->iov, into, p->length, p->iov);
+	return 0;
+}
+
+void part_transfer(struct part *p, enum ring_op op, unsigned layer, uint64_t file_offset,
+                   void (*done)(struct ring_io *, int))
+{
+	p->file_offset = file_offset;
+	p->io.op = (uint8_t)op;
+	p->io.slot = p->queue->slots[layer];
+	p->io.offset = file_offset;
+	p->io.length = p->length;
+	p->io.iovcnt = 0;
+	p->io.done = done;
+	if (op != RING_PUNCH) {
+		int rc = part_slice(p);
+
+		if (rc) {
+			done(&p->io, rc);
+			return;
+		}
+	}
+	ring_submit(p->queue->ring, &p->io);
+}
+
+void part_write_zeros(struct part *p, void (*done)(struct ring_io *, int))
+{
+	uint64_t n = p->length - p->zeros_written;
+
+	if (n > IMAGE_ZEROS)
+		n = IMAGE_ZEROS;
+	p->inline_iov[0] = (struct iovec){p->queue->image->zeros, n};
+	p->io.op = RING_WRITE;
+	p->io.iov = p->inline_iov;
+	p->io.iovcnt = 1;
+	p->io.offset = p->file_offset + p->zeros_written;
+	p->io.length = n;
+	p->io.done = done;
+	p->zeros_written += n;
+	ring_submit(p->queue->ring, &p->io);
+}
+
+static void flush_done(struct ring_io *io, int result)
+{
+	part_end((struct part *)io, result);
+}
+
+void part_wait_for_flush(struct part *p)
+{
+	struct image *image = p->queue->image;
+
+	part_pause(p);
+	p->io.done = flush_done;
+	p->next = NULL;
+	pthread_mutex_lock(&image->lock);
+	*image->flush_waiters_tail = p;
+	image->flush_waiters_tail = &p->next;
+	worker_wake(image);
+	pthread_mutex_unlock(&image->lock);
+}
+
+static int request_check(const struct image *image, const struct blk_req *req)
+{
+	if (req->op != BLK_READ && req->op != BLK_FLUSH && !image->writable)
+		return -EROFS;
+	if (req->op == BLK_FLUSH)
+		return 0;
+	if (((req->offset | req->length) & (image->request_align - 1)) || req->length == 0 ||
+	    !range_inside(req->offset, req->length, image->size))
+		return -EINVAL;
+	/* A raw file may be written on after a failed sync; a VHD's metadata would no longer match. */
+	if (req->op != BLK_READ && atomic_load_explicit(&image->broken, memory_order_relaxed))
+		return -EROFS;
+	return 0;
+}
+
+static void image_submit(struct blk_queue *queue, struct blk_req *req)
+{
+	struct image_queue *q = (struct image_queue *)queue;
+	int rc = request_check(q->image, req);
+	struct part *p;
+
+	req->impl_count = 1;
+	req->impl_result = 0;
+	req->impl = NULL;
+	if (rc == 0) {
+		switch ((enum blk_op)req->op) {
+		case BLK_READ:
+			read_range(q, req, req->offset, req->length);
+			break;
+		case BLK_WRITE:
+			write_range(q, req, req->offset, req->length);
+			break;
+		case BLK_DISCARD:
+		case BLK_WRITE_ZEROES:
+			zero_range(q, req, req->offset, req->length);
+			break;
+		case BLK_FLUSH:
+			if (!q->image->writable)
+				break;
+			p = part_new(q, req, 0, 0);
+			if (p)
+				part_wait_for_flush(p);
+			break;
+		default:
+			rc = -EINVAL;
+		}
+	}
+	request_put(q, req, rc);
+}
+
+static unsigned run_finished(struct image_queue *q)
+{
+	unsigned n = 0;
+
+	while (q->finished) {
+		struct blk_req *req = q->finished;
+
+		q->finished = req->next;
+		if (!q->finished)
+			q->finished_tail = &q->finished;
+		req->done(req, req->impl_result);
+		n++;
+	}
+	return n;
+}
+
+static int image_poll(struct blk_queue *queue, unsigned min_done, int timeout_ms)
+{
+	struct image_queue *q = (struct image_queue *)queue;
+	unsigned done = run_finished(q);
+
+	for (;;) {
+		bool waits = done < min_done && timeout_ms != 0;
+		int rc = ring_poll(q->ring, waits ? 1 : 0, waits ? timeout_ms : 0);
+
+		if (rc < 0)
+			return rc;
+		done += run_finished(q);
+		if (done >= min_done || timeout_ms == 0 || (rc == 0 && timeout_ms > 0))
+			return (int)done;
+	}
+}
+
+static void image_queue_free(struct blk_queue *queue)
+{
+	struct image_queue *q = (struct image_queue *)queue;
+	struct image *image = q->image;
+
+	pthread_mutex_lock(&image->lock);
+	for (struct image_queue **at = &image->queues; *at; at = &(*at)->next) {
+		if (*at == q) {
+			*at = q->next;
+			break;
+		}
+	}
+	pthread_mutex_unlock(&image->lock);
+	while (q->free_parts) {
+		struct part *p = q->free_parts;
+
+		q->free_parts = p->next;
+		if (p->iov != p->inline_iov)
+			free(p->iov);
+		free(p);
+	}
+	for (unsigned i = 0; i < image->layer_count; i++)
+		if (q->slots[i] >= 0)
+			ring_detach(q->ring, q->slots[i]);
+	if (q->own_ring)
+		ring_free(q->ring);
+	free(q->slots);
+	free(q);
+}
+
+static const struct blk_queue_ops image_queue_ops = {
+	.submit = image_submit,
+	.poll = image_poll,
+	.free = image_queue_free,
+};
+
+int image_queue_new(struct blk *blk, struct ring *ring, struct blk_queue **ret, struct err *err)
+{
+	struct image *image = (struct image *)blk;
+	struct image_queue *q = aligned_alloc(64, round_up(sizeof(*q), 64)); /* `active` shares no cache line */
+	int *slots = malloc(sizeof(*slots) * image->layer_count);
+	int rc = 0;
+
+	if (!q || !slots) {
+		free(q);
+		free(slots);
+		return err_set(err, -ENOMEM, "no memory for an I/O queue");
+	}
+	memset(q, 0, sizeof(*q));
+	for (unsigned i = 0; i < image->layer_count; i++)
+		slots[i] = -1;
+	q->base.ops = &image_queue_ops;
+	q->base.blk = blk;
+	q->image = image;
+	q->slots = slots;
+	q->finished_tail = &q->finished;
+	q->ring = ring;
+	if (!ring) {
+		struct store *store = image_leaf(image)->store;
+
+		rc = store->ops->ring_new(store, &q->ring, err);
+		q->own_ring = rc == 0;
+	}
+	for (unsigned i = 0; rc == 0 && i < image->layer_count; i++) {
+		slots[i] = ring_attach(q->ring, &image->layers[i].layer->store->file);
+		if (slots[i] < 0)
+			rc = err_set(err, slots[i], "the I/O ring cannot take the chain's %u files: %s", image->layer_count,
+			             strerror(-slots[i]));
+	}
+	pthread_mutex_lock(&image->lock);
+	q->next = image->queues;
+	image->queues = q;
+	pthread_mutex_unlock(&image->lock);
+	if (rc) {
+		image_queue_free(&q->base);
+		return rc;
+	}
+	q->base.fd = q->ring->fd;
+	*ret = &q->base;
+	return 0;
+}

@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "vhd/queue.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/iov.h"
+
+static void transfer_done(struct ring_io *io, int result)
+{
+	part_end((struct part *)io, result == -ENODATA ? -EIO : result);
+}
+
+/* What a bitmap being loaded needs besides the part. */
+struct bitmap_load {
+	struct iovec iov;
+	void (*again)(struct image_queue *, struct blk_req *, uint64_t, uint64_t);
+	uint8_t *bytes;
+};
+
+static void bitmap_loaded(struct ring_io *io, int result)
+{
+	struct part *p = (struct part *)io;
+	struct bitmap_load *load = p->buffer;
+	struct image_queue *q = p->queue;
+	struct image *image = q->image;
+	const struct layer *layer = image->layers[p->layer].layer;
+	void (*again)(struct image_queue *, struct blk_req *, uint64_t, uint64_t) = load->again;
+	struct blk_req *req = p->req;
+	uint64_t offset = p->offset, length = p->length;
+
+	if (result == 0) {
+		struct bitmap *b = bitmap_new(p->block, layer->block_size / VHD_SECTOR);
+
+		if (b) {
+			bitmap_decode(b, load->bytes);
+			image_install_bitmap(image, p->layer, p->slot, b);
+		} else {
+			result = -ENOMEM;
+		}
+	}
+	free(load->bytes);
+	free(load);
+	if (result) {
+		part_end(p, result == -ENODATA ? -EIO : result);
+		return;
+	}
+	part_split(p);
+	again(q, req, offset, length);
+	request_put(q, req, 0);
+}
+
+void part_load_bitmap(struct part *p, unsigned layer, uint32_t block, uint32_t slot,
+                      void (*again)(struct image_queue *, struct blk_req *, uint64_t, uint64_t))
+{
+	const struct layer *f = p->queue->image->layers[layer].layer;
+	struct bitmap_load *load = malloc(sizeof(*load));
+	uint8_t *bytes = NULL;
+
+	if (!load || posix_memalign((void **)&bytes, 4096, f->bitmap_bytes)) {
+		free(load);
+		part_end(p, -ENOMEM);
+		return;
+	}
+	load->iov = (struct iovec){bytes, f->bitmap_bytes};
+	load->again = again;
+	load->bytes = bytes;
+	p->buffer = load;
+	p->layer = layer;
+	p->block = block;
+	p->slot = slot;
+	p->io.op = RING_READ;
+	p->io.slot = p->queue->slots[layer];
+	p->io.iov = &load->iov;
+	p->io.iovcnt = 1;
+	p->io.offset = (uint64_t)slot * VHD_SECTOR;
+	p->io.length = f->bitmap_bytes;
+	p->io.done = bitmap_loaded;
+	ring_submit(p->queue->ring, &p->io);
+}
+
+void read_range(struct image_queue *q, struct blk_req *req, uint64_t offset, uint64_t length)
+{
+	struct image *image = q->image;
+	unsigned epoch = epoch_enter(q);
+
+	while (length > 0) {
+		struct map_extent e;
+		struct part *p;
+
+		image_map(image, offset, length, &e);
+		if (e.kind == MAP_ZERO) {
+			iov_zero(req->iov, offset - req->offset, e.length);
+		} else {
+			p = part_new(q, req, offset, e.length);
+			if (!p)
+				break;
+			if (e.kind == MAP_DATA)
+				part_transfer(p, RING_READ, e.layer, e.file_offset, transfer_done);
+			else
+				part_load_bitmap(p, e.layer, e.block, e.slot, read_range);
+		}
+		offset += e.length;
+		length -= e.length;
+	}
+	epoch_leave(q, epoch);
+}

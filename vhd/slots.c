@@ -1,0 +1,309 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "vhd/slots.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/checked.h"
+#include "vhd/image.h"
+#include "vhd/locator.h"
+
+/* Payload starts at multiples of this: of the page, and of what disks with 4 KiB sectors can write. */
+#define PAYLOAD_ALIGN 4096u
+
+/* Extensions grow from the first to the second while a disk is being filled. */
+#define STEP_FIRST_BYTES (64u << 20)
+#define STEP_LAST_BYTES (512u << 20)
+#define STEP_FIRST_SLOTS 64u
+#define STEP_LAST_SLOTS 1024u
+
+static int list_push(struct slot_list *l, uint32_t slot, uint32_t epoch)
+{
+	if (l->first + l->count == l->capacity) {
+		/* Half of the room in front: move down instead of growing. */
+		if (l->first > l->capacity / 2) {
+			memmove(l->slot, l->slot + l->first, l->count * sizeof(*l->slot));
+			memmove(l->epoch, l->epoch + l->first, l->count * sizeof(*l->epoch));
+			l->first = 0;
+		} else {
+			unsigned capacity = l->capacity ? l->capacity * 2 : 64;
+			uint32_t *slots = realloc(l->slot, capacity * sizeof(*slots));
+			uint32_t *epochs;
+
+			if (!slots)
+				return -ENOMEM;
+			l->slot = slots;
+			epochs = realloc(l->epoch, capacity * sizeof(*epochs));
+			if (!epochs)
+				return -ENOMEM;
+			l->epoch = epochs;
+			l->capacity = capacity;
+		}
+	}
+	l->slot[l->first + l->count] = slot;
+	l->epoch[l->first + l->count] = epoch;
+	l->count++;
+	return 0;
+}
+
+static uint32_t list_pop(struct slot_list *l)
+{
+	uint32_t slot = l->slot[l->first++];
+
+	if (--l->count == 0)
+		l->first = 0;
+	return slot;
+}
+
+/* What cannot be remembered stays reserved space in the file: harmless, and a later compact finds it. */
+static void list_push_or_leak(struct slot_list *l, uint32_t slot, uint32_t epoch)
+{
+	(void)list_push(l, slot, epoch);
+}
+
+static uint32_t epoch_now(const struct image *image)
+{
+	return atomic_load_explicit(&image->epoch, memory_order_relaxed);
+}
+
+static unsigned step_slots(const struct layer *leaf, unsigned bytes, unsigned slots)
+{
+	unsigned n = bytes / leaf->block_size;
+
+	return n < 1 ? 1 : n < slots ? n : slots;
+}
+
+uint32_t slots_take(struct image *image)
+{
+	struct slots *s = &image->slots;
+	uint32_t slot = VHD_BAT_UNALLOCATED;
+
+	if (s->ready.count > 0)
+		slot = list_pop(&s->ready);
+	if (s->ready.count < s->step / 2 && !s->wanted) {
+		s->wanted = true;
+		worker_wake(image);
+	}
+	return slot;
+}
+
+int slots_free(struct image *image, uint32_t slot)
+{
+	return list_push(&image->slots.freed, slot, 0);
+}
+
+void slots_give_back(struct image *image, uint32_t slot)
+{
+	list_push_or_leak(&image->slots.cleared, slot, epoch_now(image));
+	worker_wake(image);
+}
+
+void slots_commit_begin(struct image *image)
+{
+	struct slots *s = &image->slots;
+
+	while (s->freed.count > 0 && list_push(&s->committing, s->freed.slot[s->freed.first], 0) == 0)
+		(void)list_pop(&s->freed);
+}
+
+void slots_commit_end(struct image *image, bool success)
+{
+	struct slots *s = &image->slots;
+
+	while (s->committing.count > 0)
+		list_push_or_leak(success ? &s->cleared : &s->freed, list_pop(&s->committing), epoch_now(image));
+}
+
+void slots_punch(struct image *image)
+{
+	struct slots *s = &image->slots;
+	const struct layer *leaf = image_leaf(image);
+
+	image_epoch_advance(image);
+	while (s->cleared.count > 0 && image_epoch_passed(image, s->cleared.epoch[s->cleared.first])) {
+		uint32_t slot = list_pop(&s->cleared);
+		struct byte_range r = layer_block_range(leaf, slot);
+		int rc;
+
+		pthread_mutex_unlock(&image->lock);
+		rc = leaf->store->ops->punch(leaf->store, r.offset, r.length);
+		pthread_mutex_lock(&image->lock);
+		if (rc == 0)
+			list_push_or_leak(&s->punched, slot, 0);
+	}
+}
+
+static uint64_t metadata_end(const struct layer *leaf)
+{
+	uint64_t end = leaf->header_offset + sizeof(struct header_disk);
+	uint64_t bat_end = leaf->header.table_offset + round_up((uint64_t)leaf->header.max_table_entries * 4, VHD_SECTOR);
+
+	if (bat_end > end)
+		end = bat_end;
+	if (leaf->batmap.length && leaf->batmap.offset + leaf->batmap.length > end)
+		end = leaf->batmap.offset + leaf->batmap.length;
+	for (unsigned i = 0; i < VHD_LOCATORS; i++) {
+		const struct locator *l = &leaf->header.locators[i];
+		uint64_t space = locator_space_bytes(l);
+
+		if (l->length && l->offset + (space > l->length ? space : l->length) > end)
+			end = l->offset + (space > l->length ? space : l->length);
+	}
+	return round_up(end, VHD_SECTOR);
+}
+
+uint64_t slots_used_end(const struct image *image)
+{
+	const struct layer *leaf = image_leaf(image);
+	uint64_t end = metadata_end(leaf);
+
+	for (uint32_t b = 0; b < leaf->block_count; b++) {
+		uint32_t slot = atomic_load_explicit(&leaf->bat[b], memory_order_relaxed);
+		struct byte_range r = layer_block_range(leaf, slot);
+
+		if (slot != VHD_BAT_UNALLOCATED && r.offset + r.length > end)
+			end = r.offset + r.length;
+	}
+	return end;
+}
+
+/* The place of the next slot behind `end`: its payload aligned, the bitmap right before it. */
+static uint64_t next_slot(const struct layer *leaf, uint64_t end)
+{
+	return round_up(end + leaf->bitmap_bytes, PAYLOAD_ALIGN) - leaf->bitmap_bytes;
+}
+
+/* Appends up to `want` slots; *ret_count of them, in `ret`. */
+static int extend(struct image *image, unsigned want, uint32_t *ret, unsigned *ret_count)
+{
+	struct slots *s = &image->slots;
+	const struct layer *leaf = image_leaf(image);
+	struct store *store = leaf->store;
+	uint64_t size;
+	int rc;
+
+	if (!s->cut) {
+		rc = store->ops->size(store, &size);
+		if (rc == 0 && size > s->end)
+			rc = store->ops->truncate(store, s->end);
+		if (rc)
+			return rc;
+		s->cut = true;
+	}
+	for (;; want /= 2) {
+		uint64_t end = s->end;
+		unsigned n = 0;
+
+		while (n < want && next_slot(leaf, end) / VHD_SECTOR < VHD_BAT_UNALLOCATED) {
+			uint64_t slot = next_slot(leaf, end);
+
+			ret[n++] = (uint32_t)(slot / VHD_SECTOR);
+			end = slot + leaf->bitmap_bytes + leaf->block_size;
+		}
+		if (n == 0)
+			return -EFBIG; /* the BAT can name no sector beyond 2 TiB */
+		rc = store->ops->allocate(store, s->end, end - s->end);
+		if (rc == 0) {
+			s->end = end;
+			*ret_count = n;
+			return 0;
+		}
+		if ((rc != -ENOSPC && rc != -EDQUOT && rc != -EFBIG) || want == 1)
+			return rc;
+	}
+}
+
+/* A dynamic disk's new block is all present from the start: what is not written yet reads as the zeros that are there. */
+static int write_bitmaps_ahead(struct image *image, const uint32_t *slots, unsigned count)
+{
+	const struct layer *leaf = image_leaf(image);
+	struct worker_write *writes = calloc(count, sizeof(*writes));
+	uint8_t *ones = NULL;
+	int rc = -ENOMEM;
+
+	if (writes && posix_memalign((void **)&ones, 4096, leaf->bitmap_bytes) == 0) {
+		uint32_t sectors = leaf->block_size / VHD_SECTOR;
+
+		memset(ones, 0, leaf->bitmap_bytes);
+		memset(ones, 0xff, sectors / 8);
+		if (sectors % 8)
+			ones[sectors / 8] = (uint8_t)(0xff00 >> (sectors % 8));
+		for (unsigned i = 0; i < count; i++) {
+			writes[i].iov = (struct iovec){ones, leaf->bitmap_bytes};
+			writes[i].offset = (uint64_t)slots[i] * VHD_SECTOR;
+		}
+		rc = worker_write_all(image, writes, count);
+	}
+	free(ones);
+	free(writes);
+	return rc;
+}
+
+static unsigned slots_missing(const struct image *image)
+{
+	const struct slots *s = &image->slots;
+	uint32_t most = image_leaf(image)->block_count - image->allocated;
+	unsigned want = s->step;
+
+	if (most > s->ready.count && want > most - s->ready.count)
+		want = most - s->ready.count;
+	return want;
+}
+
+int slots_prepare(struct image *image)
+{
+	struct slots *s = &image->slots;
+	const struct layer *leaf = image_leaf(image);
+	unsigned want = slots_missing(image), n = 0;
+	uint32_t *batch = malloc(want * sizeof(*batch));
+	bool extended = false;
+	int rc = 0;
+
+	s->wanted = false;
+	if (!batch)
+		return -ENOMEM;
+	while (n < want && s->punched.count > 0)
+		batch[n++] = list_pop(&s->punched);
+	pthread_mutex_unlock(&image->lock);
+	if (n == 0) {
+		rc = extend(image, want, batch, &n);
+		extended = rc == 0;
+	}
+	if (rc == 0 && !image->has_parent)
+		rc = write_bitmaps_ahead(image, batch, n);
+	if (rc == 0)
+		rc = image_sync(image, STORE_BARRIER_SLOTS);
+	pthread_mutex_lock(&image->lock);
+
+	for (unsigned i = 0; i < n; i++)
+		list_push_or_leak(rc ? &s->cleared : &s->ready, batch[i], epoch_now(image));
+	if (rc == 0 && extended && s->step < step_slots(leaf, STEP_LAST_BYTES, STEP_LAST_SLOTS))
+		s->step *= 2;
+	free(batch);
+	return rc;
+}
+
+void slots_init(struct image *image)
+{
+	struct slots *s = &image->slots;
+
+	memset(s, 0, sizeof(*s));
+	s->end = round_up(image_leaf(image)->data_end, VHD_SECTOR);
+	s->step = step_slots(image_leaf(image), STEP_FIRST_BYTES, STEP_FIRST_SLOTS);
+}
+
+static void list_done(struct slot_list *l)
+{
+	free(l->slot);
+	free(l->epoch);
+}
+
+void slots_done(struct slots *s)
+{
+	list_done(&s->freed);
+	list_done(&s->committing);
+	list_done(&s->cleared);
+	list_done(&s->punched);
+	list_done(&s->ready);
+}

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VHD_SLOTS_H
+#define VHD_SLOTS_H
+
+/*
+ * Where new blocks go. A slot moves through these stages (docs/durability.md, rules 1, 2 and 6):
+ *
+ *   freed     the BAT entry is cleared in RAM
+ *   cleared   ... and on disk, durably; waits until nobody can still be reading or writing it
+ *   punched   reads as zeros, not durably so
+ *   ready     zeros (and, in a dynamic disk, the all-ones bitmap) and file size are durable: may be used
+ *
+ * Space behind the last structure enters at "punched" by extending the file.
+ */
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct image;
+
+struct slot_list {
+	uint32_t *slot;
+	uint32_t *epoch; /* only of `cleared`: from when on it waits */
+	unsigned first, count, capacity;
+};
+
+struct slots {
+	struct slot_list freed, committing, cleared, punched, ready;
+	uint64_t end;   /* of the last structure or slot in the file, bytes; the worker's */
+	bool cut;       /* what lay behind `end` when the image was opened, the footer included, is gone; the worker's */
+	bool wanted;    /* ready slots run low */
+	unsigned step;  /* slots of the next extension */
+};
+
+/* Under the lock: a ready slot, or VHD_BAT_UNALLOCATED when there is none: wait for the worker. */
+uint32_t slots_take(struct image *image);
+
+/* Under the lock: a slot whose BAT entry is cleared in the same breath. 0 or -ENOMEM. */
+int slots_free(struct image *image, uint32_t slot);
+
+/* Under the lock: a slot that was taken and never got into the BAT, but may have been written to. */
+void slots_give_back(struct image *image, uint32_t slot);
+
+/* Worker thread; called and returns with the lock held, but drops it: makes slots ready. 0 or -errno. */
+int slots_prepare(struct image *image);
+
+/* Worker thread; as above: gives the space of cleared slots back to the file system, as far as they are out of use. */
+void slots_punch(struct image *image);
+
+/* Around a commit, under the lock: what was freed before it is cleared once it has succeeded. */
+void slots_commit_begin(struct image *image);
+void slots_commit_end(struct image *image, bool success);
+
+/* The end of the last structure that is in use, bytes. Worker thread, nobody else at work. */
+uint64_t slots_used_end(const struct image *image);
+
+void slots_init(struct image *image);
+void slots_done(struct slots *slots);
+
+#endif

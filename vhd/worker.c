@@ -1,0 +1,262 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Each image that is open for writing has one thread for what may block: getting slots ready ahead of need, and
+ * committing, on a FLUSH or a few seconds after the first change. That only one thread ever syncs a file has a
+ * second use: the kernel reports a failed write-back once, to whoever syncs first.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "vhd/queue.h"
+
+#define COMMIT_AFTER_SECONDS 5
+/* How soon to look again whether readers have left a slot that was given back. */
+#define EPOCH_RETRY_NS 20000000
+
+void worker_wake(struct image *image)
+{
+	pthread_cond_signal(&image->worker_wake);
+}
+
+void image_epoch_advance(struct image *image)
+{
+	uint32_t before = atomic_load(&image->epoch) - 1;
+
+	if (image->maps > 0)
+		return;
+	/* Pairs with epoch_enter: a queue that is not counted here looks up only after this, and finds no old entry. */
+	for (struct image_queue *q = image->queues; q; q = q->next)
+		if (atomic_load(&q->active[before & 1]) > 0)
+			return;
+	atomic_fetch_add(&image->epoch, 1);
+}
+
+static void post_all(struct part *list, int result)
+{
+	while (list) {
+		struct part *next = list->next;
+
+		ring_post(list->queue->ring, &list->io, result);
+		list = next;
+	}
+}
+
+static struct part *take_flush_waiters(struct image *image)
+{
+	struct part *list = image->flush_waiters;
+
+	image->flush_waiters = NULL;
+	image->flush_waiters_tail = &image->flush_waiters;
+	return list;
+}
+
+static struct part *take_slot_waiters(struct image *image)
+{
+	struct part *list = image->slot_waiters;
+
+	image->slot_waiters = NULL;
+	image->slot_waiters_tail = &image->slot_waiters;
+	return list;
+}
+
+static bool reclaim_waits(const struct image *image)
+{
+	return image->slots.cleared.count > 0 || image->bitmaps_retired;
+}
+
+static void reclaim(struct image *image)
+{
+	image_epoch_advance(image);
+	image_free_retired(image);
+	slots_punch(image);
+}
+
+static void do_commit(struct image *image)
+{
+	struct part *waiters = take_flush_waiters(image);
+
+	image->worker_result = image_commit(image);
+	post_all(waiters, image->worker_result);
+	reclaim(image);
+}
+
+/* Out of space: what was freed but not yet cleared on disk can still help. */
+static int prepare_by_freeing(struct image *image)
+{
+	if (image->slots.freed.count == 0 && image->slots.cleared.count == 0)
+		return -ENOSPC;
+	do_commit(image);
+	reclaim(image);
+	reclaim(image);
+	return slots_prepare(image);
+}
+
+static void do_prepare(struct image *image)
+{
+	int rc = slots_prepare(image);
+
+	if (rc == -ENOSPC && image->slot_waiters)
+		rc = prepare_by_freeing(image);
+	/* Ahead of need a failure means nothing yet. Who waits hears of it, unless there are slots after all. */
+	if (rc == 0 || image->slots.ready.count > 0)
+		post_all(take_slot_waiters(image), 0);
+	else
+		post_all(take_slot_waiters(image), rc);
+}
+
+static bool commit_is_due(const struct image *image)
+{
+	struct timespec now;
+
+	if (image->flush_waiters)
+		return true;
+	if (!image_is_dirty(image) || atomic_load(&image->broken))
+		return false;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec - image->dirty_since.tv_sec >= COMMIT_AFTER_SECONDS;
+}
+
+static void wait_for_work(struct image *image)
+{
+	struct timespec until;
+
+	if (reclaim_waits(image) && image->maps == 0) {
+		clock_gettime(CLOCK_MONOTONIC, &until);
+		until.tv_nsec += EPOCH_RETRY_NS;
+		if (until.tv_nsec >= 1000000000) {
+			until.tv_nsec -= 1000000000;
+			until.tv_sec++;
+		}
+	} else if (image_is_dirty(image) && !atomic_load(&image->broken)) {
+		until = image->dirty_since;
+		until.tv_sec += COMMIT_AFTER_SECONDS;
+	} else {
+		pthread_cond_wait(&image->worker_wake, &image->lock);
+		return;
+	}
+	pthread_cond_timedwait(&image->worker_wake, &image->lock, &until);
+}
+
+static void *worker_main(void *arg)
+{
+	struct image *image = arg;
+
+	pthread_mutex_lock(&image->lock);
+	while (!image->worker_stopping) {
+		if (image->slot_waiters || image->slots.wanted)
+			do_prepare(image);
+		else if (commit_is_due(image))
+			do_commit(image);
+		else if (reclaim_waits(image))
+			reclaim(image), wait_for_work(image);
+		else
+			wait_for_work(image);
+	}
+	do_commit(image);
+	pthread_mutex_unlock(&image->lock);
+	if (image->worker_result == 0)
+		image->worker_result = image_settle(image);
+	if (image->worker_ring) {
+		ring_detach(image->worker_ring, image->worker_slot);
+		ring_free(image->worker_ring);
+	}
+	return NULL;
+}
+
+static void write_done(struct ring_io *io, int result)
+{
+	struct worker_write *w = (struct worker_write *)io;
+
+	if (result && !*w->result)
+		*w->result = result;
+	--*w->left;
+}
+
+/* Made in the worker thread, to which it then belongs. */
+static int get_ring(struct image *image)
+{
+	struct store *store = image_leaf(image)->store;
+	struct ring *ring;
+	int rc;
+
+	if (image->worker_ring)
+		return 0;
+	rc = store->ops->ring_new(store, &ring, NULL);
+	if (rc)
+		return rc;
+	image->worker_slot = ring_attach(ring, &store->file);
+	if (image->worker_slot < 0) {
+		ring_free(ring);
+		return image->worker_slot;
+	}
+	image->worker_ring = ring;
+	return 0;
+}
+
+static bool ring_can_write(const struct store *store, const struct worker_write *w)
+{
+	return ((w->offset | w->iov.iov_len) & (store->offset_align - 1)) == 0;
+}
+
+int worker_write_all(struct image *image, struct worker_write *writes, unsigned count)
+{
+	struct store *store = image_leaf(image)->store;
+	unsigned left = 0;
+	int result = 0;
+
+	for (unsigned i = 0; i < count; i++) {
+		struct worker_write *w = &writes[i];
+		int rc = 0;
+
+		if (count == 1 || !ring_can_write(store, w) || get_ring(image) != 0) {
+			rc = store->ops->write(store, w->iov.iov_base, w->iov.iov_len, w->offset);
+			if (rc && !result)
+				result = rc;
+			continue;
+		}
+		w->io = (struct ring_io){
+			.op = RING_WRITE,
+			.slot = image->worker_slot,
+			.iov = &w->iov,
+			.iovcnt = 1,
+			.offset = w->offset,
+			.length = w->iov.iov_len,
+			.done = write_done,
+		};
+		w->result = &result;
+		w->left = &left;
+		left++;
+		ring_submit(image->worker_ring, &w->io);
+	}
+	while (left > 0) {
+		int rc = ring_poll(image->worker_ring, 1, -1);
+
+		/* The kernel still owns the writes' memory: there is no way on without them. */
+		if (rc < 0 && !result)
+			result = rc;
+	}
+	return result;
+}
+
+int worker_start(struct image *image, struct err *err)
+{
+	int rc = pthread_create(&image->worker, NULL, worker_main, image);
+
+	if (rc)
+		return err_set(err, -rc, "%s: no thread for writing: %s", image_leaf(image)->path, strerror(rc));
+	image->worker_runs = true;
+	return 0;
+}
+
+int worker_stop(struct image *image)
+{
+	if (!image->worker_runs)
+		return 0;
+	pthread_mutex_lock(&image->lock);
+	image->worker_stopping = true;
+	worker_wake(image);
+	pthread_mutex_unlock(&image->lock);
+	pthread_join(image->worker, NULL);
+	image->worker_runs = false;
+	return image->worker_result;
+}
