@@ -325,8 +325,6 @@ static const char *parent_defect_code(int r)
 		return "parent-denied";
 	case VHD_E_CHAIN:
 		return "parent-chain";
-	case VHD_E_IN_USE:
-		return "parent-in-use";
 	case VHD_E_PARENT_MISSING:
 		return "parent-missing";
 	default:
@@ -352,7 +350,8 @@ static int parents_open(struct walk *walk)
 		r = parent_open(walk, &why);
 		if (r == 0)
 			continue;
-		if (!walk_collects(walk) || r == -ENOMEM)
+		/* A parent in use is not lost: whoever collects damage is to come back later. */
+		if (!walk_collects(walk) || r == -ENOMEM || r == VHD_E_IN_USE)
 			return err_set(walk->err, r, "%s", why.text);
 		/* The defect carries the path; its sentence need not. */
 		path_length = strlen(scope.path);
