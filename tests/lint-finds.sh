@@ -46,6 +46,7 @@ finds 'listed in no' vhd/other.c 'int x;'
 finds 'neither logs' vhd/open.c '	printf("%d\n", 1);'
 finds 'neither logs' common/err.c '	fprintf(stderr, "no");'
 finds 'neither logs' common/err.c '	exit(1);'
+finds 'neither log' vhd/open.c '#include <syslog.h>'
 finds 'aborts only' common/err.c '		abort();'
 
 fresh_tree
