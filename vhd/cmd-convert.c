@@ -11,7 +11,7 @@
 #include "common/checked.h"
 #include "common/interrupt.h"
 #include "vhd/cli.h"
-#include "vhd/newfile.h"
+#include "vhd/staged.h"
 #include "vhd/scan.h"
 
 /* Zeros shorter than this between data are written: a request costs more than they do. */
@@ -266,23 +266,23 @@ static bool target_in_source(const struct convert *convert)
 
 static int convert_run(struct convert *convert, bool force)
 {
-	struct newfile file;
+	struct staged file;
 	struct err err = {.text = ""};
 	int code, r;
 
 	if (force && target_in_source(convert))
 		return cli_fail(convert->cli, "%s: is what is being read, or one of its parents", convert->target_path);
-	r = newfile_begin(convert->target_path, force, &file, &err);
+	r = staged_begin(convert->target_path, force, &file, &err);
 	if (r)
 		return cli_fail(convert->cli, "%s%s", err.text, r == -EEXIST ? "; --force replaces it" : "");
 	code = target_make(convert, file.temporary);
 	if (code == CLI_OK && interrupt_seen())
 		code = cli_fail(convert->cli, "%s: interrupted", convert->target_path);
 	if (code) {
-		newfile_abort(&file);
+		staged_abort(&file);
 		return code;
 	}
-	return newfile_commit(&file, &err) ? cli_fail_err(convert->cli, &err) : CLI_OK;
+	return staged_commit(&file, &err) ? cli_fail_err(convert->cli, &err) : CLI_OK;
 }
 
 static void output_parse(struct convert *convert, const char *text)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-#include "vhd/newfile.h"
+#include "vhd/staged.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -14,7 +14,7 @@
 #include "vhd/lock.h"
 
 /* Says what stands where the new file is to be. */
-static int target_check(const char *path, bool overwrite, struct newfile *file, struct err *err)
+static int target_check(const char *path, bool overwrite, struct staged *file, struct err *err)
 {
 	struct stat st;
 
@@ -37,7 +37,7 @@ static int target_check(const char *path, bool overwrite, struct newfile *file, 
 	return lock_take(file->replaced_fd, path, true, err);
 }
 
-static int temporary_name(struct newfile *file, struct err *err)
+static int temporary_name(struct staged *file, struct err *err)
 {
 	const char *slash = strrchr(file->path, '/');
 	const char *base = slash ? slash + 1 : file->path;
@@ -56,18 +56,18 @@ static int temporary_name(struct newfile *file, struct err *err)
 	return 0;
 }
 
-static void newfile_done(struct newfile *file)
+static void staged_done(struct staged *file)
 {
 	if (file->replaced_fd >= 0)
 		close(file->replaced_fd);
 	free(file->temporary);
 	free(file->path);
-	*file = (struct newfile){.replaced_fd = -1};
+	*file = (struct staged){.replaced_fd = -1};
 }
 
-int newfile_begin(const char *path, bool overwrite, struct newfile *ret, struct err *err)
+int staged_begin(const char *path, bool overwrite, struct staged *ret, struct err *err)
 {
-	struct newfile file = {.replaced_fd = -1};
+	struct staged file = {.replaced_fd = -1};
 	int r;
 
 	*ret = file;
@@ -75,7 +75,7 @@ int newfile_begin(const char *path, bool overwrite, struct newfile *ret, struct 
 	if (r == 0)
 		r = temporary_name(&file, err);
 	if (r) {
-		newfile_done(&file);
+		staged_done(&file);
 		return r;
 	}
 	*ret = file;
@@ -105,7 +105,7 @@ static int folder_sync(const char *path)
 	return file_sync(folder, O_RDONLY | O_DIRECTORY);
 }
 
-static int name_give(const struct newfile *file)
+static int name_give(const struct staged *file)
 {
 	if (file->replaced_fd >= 0)
 		return rename(file->temporary, file->path) < 0 ? -errno : 0;
@@ -120,7 +120,7 @@ static int name_give(const struct newfile *file)
 	return 0;
 }
 
-int newfile_commit(struct newfile *file, struct err *err)
+int staged_commit(struct staged *file, struct err *err)
 {
 	int r = file_sync(file->temporary, O_RDONLY);
 
@@ -130,17 +130,17 @@ int newfile_commit(struct newfile *file, struct err *err)
 		r = folder_sync(file->path);
 		if (r < 0)
 			err_set(err, r, "%s: complete, but its folder could not be synced: %s", file->path, strerror(-r));
-		newfile_done(file);
+		staged_done(file);
 		return r;
 	}
 	err_set(err, r, "%s: cannot be put in place: %s", file->path, strerror(-r));
-	newfile_abort(file);
+	staged_abort(file);
 	return r;
 }
 
-void newfile_abort(struct newfile *file)
+void staged_abort(struct staged *file)
 {
 	if (file->temporary)
 		unlink(file->temporary);
-	newfile_done(file);
+	staged_done(file);
 }
