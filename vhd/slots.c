@@ -214,24 +214,32 @@ static int extend(struct image *image, unsigned want, uint32_t *ret, unsigned *r
 	}
 }
 
-/* A dynamic disk's new block is all present from the start: what is not written yet reads as the zeros that are there. */
-static int write_bitmaps_ahead(struct image *image, const uint32_t *slots, unsigned count)
+/*
+ * A dynamic disk's new block is all present from the start: what is not written yet reads as the zeros that are there.
+ * `room_from`: behind it, the gaps in front of bitmaps are the slots' own too, and bitmaps go out as whole pages: a
+ * file system serialises direct writes of less than its block into new space.
+ */
+static int write_bitmaps_ahead(struct image *image, const uint32_t *slots, unsigned count, uint64_t room_from)
 {
 	const struct layer *leaf = image_leaf(image);
 	struct worker_write *writes = calloc(count, sizeof(*writes));
+	size_t page = round_up(leaf->bitmap_bytes, PAYLOAD_ALIGN), gap = page - leaf->bitmap_bytes;
 	uint8_t *ones = NULL;
 	int rc = -ENOMEM;
 
-	if (writes && posix_memalign((void **)&ones, 4096, leaf->bitmap_bytes) == 0) {
+	if (writes && posix_memalign((void **)&ones, PAYLOAD_ALIGN, page) == 0) {
 		uint32_t sectors = leaf->block_size / VHD_SECTOR;
 
-		memset(ones, 0, leaf->bitmap_bytes);
-		memset(ones, 0xff, sectors / 8);
+		memset(ones, 0, page);
+		memset(ones + gap, 0xff, sectors / 8);
 		if (sectors % 8)
-			ones[sectors / 8] = (uint8_t)(0xff00 >> (sectors % 8));
+			ones[gap + sectors / 8] = (uint8_t)(0xff00 >> (sectors % 8));
 		for (unsigned i = 0; i < count; i++) {
-			writes[i].iov = (struct iovec){ones, leaf->bitmap_bytes};
-			writes[i].offset = (uint64_t)slots[i] * VHD_SECTOR;
+			uint64_t slot = (uint64_t)slots[i] * VHD_SECTOR;
+			size_t skip = slot >= room_from + gap ? 0 : gap;
+
+			writes[i].iov = (struct iovec){ones + skip, page - skip};
+			writes[i].offset = slot - gap + skip;
 		}
 		rc = worker_write_all(image, writes, count);
 	}
@@ -257,6 +265,7 @@ int slots_prepare(struct image *image)
 	const struct layer *leaf = image_leaf(image);
 	unsigned want = slots_missing(image), n = 0;
 	uint32_t *batch = malloc(want * sizeof(*batch));
+	uint64_t room_from = UINT64_MAX - PAYLOAD_ALIGN;
 	bool extended = false;
 	int rc = 0;
 
@@ -267,11 +276,12 @@ int slots_prepare(struct image *image)
 		batch[n++] = list_pop(&s->punched);
 	pthread_mutex_unlock(&image->lock);
 	if (n == 0) {
+		room_from = s->end;
 		rc = extend(image, want, batch, &n);
 		extended = rc == 0;
 	}
 	if (rc == 0 && !image->has_parent)
-		rc = write_bitmaps_ahead(image, batch, n);
+		rc = write_bitmaps_ahead(image, batch, n, room_from);
 	if (rc == 0)
 		rc = image_sync(image, STORE_BARRIER_SLOTS);
 	pthread_mutex_lock(&image->lock);
