@@ -211,9 +211,6 @@ static int entries_present(struct layer_scan *scan, uint32_t *ret)
 	uint64_t present = layer->block_count;
 	int r = 0;
 
-	*ret = 0;
-	if (scan->header_lost)
-		return 0;
 	if (header->max_table_entries < present) {
 		r = defect_report(&scan->scope, VHD_DAMAGE, "bat-too-small", VHD_E_CORRUPT, layer->header_offset + 0x1c,
 		                  "the header's Max Table Entries is %" PRIu32 ", but a disk of %" PRIu64 " bytes in blocks of %"
@@ -223,14 +220,16 @@ static int entries_present(struct layer_scan *scan, uint32_t *ret)
 			return r;
 		present = header->max_table_entries;
 	}
-	if (!range_inside(header->table_offset, present * 4, scan->end)) {
+	if (!range_inside(header->table_offset, (uint64_t)header->max_table_entries * 4, scan->end)) {
+		uint64_t room = header->table_offset < scan->end ? (scan->end - header->table_offset) / 4 : 0;
+
 		r = defect_report(&scan->scope, VHD_DAMAGE, "bat-beyond-end", VHD_E_CORRUPT, layer->header_offset + 0x10,
-		                  "the BAT of %" PRIu64 " entries at offset %" PRIu64 " (Table Offset) does not end before %s at "
-		                  "%" PRIu64, present, header->table_offset,
+		                  "the BAT of %" PRIu32 " entries at offset %" PRIu64 " (Table Offset) does not end before %s at "
+		                  "%" PRIu64, header->max_table_entries, header->table_offset,
 		                  scan->end < layer->file_size ? "the footer" : "the file's end", scan->end);
 		if (r)
 			return r;
-		present = header->table_offset < scan->end ? (scan->end - header->table_offset) / 4 : 0;
+		present = room < present ? room : present;
 	}
 	if (present < layer->block_count && layer->block_count > BAT_UNPROVEN_MAX)
 		return err_set(scan->scope.err, VHD_E_CORRUPT, "%s: the BAT holds %" PRIu64 " of the %" PRIu32
