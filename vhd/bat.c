@@ -21,7 +21,11 @@
 struct bat_scan {
 	struct layer_scan *scan;
 	uint32_t *entries; /* layer->bat, before anybody else can see it */
-	uint64_t block_sectors; /* bitmap and payload */
+	uint32_t block_sectors; /* bitmap and payload */
+	uint32_t first_free, last_start; /* entries from here to there need no closer look */
+	uint64_t previous; /* where the block before ended, sectors */
+	uint32_t bitmap_sectors, allocated, misaligned, highest;
+	bool ascending; /* so far each block starts behind the one before */
 	uint64_t beyond_end, on_metadata, overlaps; /* how many there were of each defect */
 };
 
@@ -33,6 +37,15 @@ static int damage(struct bat_scan *bat, uint64_t *count, const char *code, uint3
 		return 0;
 	return defect_report(&bat->scan->scope, VHD_DAMAGE, code, VHD_E_CORRUPT,
 	                     layer->header.table_offset + (uint64_t)block * 4, "%s", sentence);
+}
+
+static inline void entry_accept(struct bat_scan *bat, uint32_t entry)
+{
+	bat->allocated++;
+	bat->misaligned |= entry + bat->bitmap_sectors;
+	bat->ascending &= entry >= bat->previous;
+	bat->previous = (uint64_t)entry + bat->block_sectors;
+	bat->highest = entry > bat->highest ? entry : bat->highest;
 }
 
 static int entry_check(struct bat_scan *bat, uint32_t block)
@@ -66,11 +79,7 @@ static int entry_check(struct bat_scan *bat, uint32_t block)
 			return r;
 		}
 
-	layer->allocated++;
-	if ((range.offset + layer->bitmap_bytes) % 4096)
-		layer->payload_aligned = false;
-	if (range.offset + range.length > layer->data_end)
-		layer->data_end = range.offset + range.length;
+	entry_accept(bat, entry);
 	return 0;
 }
 
@@ -86,43 +95,55 @@ static int entries_overlap(struct bat_scan *bat, uint32_t a, uint32_t b)
 	return damage(bat, &bat->overlaps, "bat-overlap", second, sentence);
 }
 
-static bool too_close(const struct bat_scan *bat, uint32_t a, uint32_t b)
+/* `block` overlaps another block, which starts at sector `other` and stands before it in the table. */
+static int overlap_report(struct bat_scan *bat, uint32_t block, uint32_t other)
 {
-	uint32_t x = bat->entries[a], y = bat->entries[b];
+	uint32_t first = 0;
 
-	return (x < y ? y - x : x - y) < bat->block_sectors;
+	if (bat->overlaps >= BAT_SENTENCES_MAX) {
+		bat->overlaps++;
+		return 0;
+	}
+	while (bat->entries[first] != other)
+		first++;
+	return entries_overlap(bat, first, block);
+}
+
+static bool too_close(const struct bat_scan *bat, uint32_t x, uint32_t y)
+{
+	uint32_t reach = bat->block_sectors - 1;
+
+	return x - y + reach <= 2 * reach;
 }
 
 /*
- * Blocks that do not overlap start at least a block's length apart. So of a bucket for each such length of file none
- * may get two, and only neighbours need comparing.
+ * Blocks that do not overlap start at least a block's length apart. With a bucket for each stretch of file of the
+ * greatest power of two of sectors in that, no bucket may get two, and only two neighbours each way need comparing.
  */
-static int overlaps_by_bucket(struct bat_scan *bat, uint64_t buckets)
+static int overlaps_by_bucket(struct bat_scan *bat, unsigned bucket_shift, uint64_t buckets)
 {
 	struct layer *layer = bat->scan->layer;
-	uint32_t *in_bucket = calloc(buckets, sizeof(*in_bucket)); /* block + 1 */
+	uint32_t *starts = calloc(buckets + 4, sizeof(*starts)); /* 0: none; two spare ones each side */
 	int r = 0;
 
-	if (!in_bucket)
+	if (!starts)
 		return -ENOMEM;
 	for (uint32_t block = 0; block < layer->block_count && r == 0; block++) {
-		uint64_t bucket;
+		uint32_t entry = bat->entries[block], *bucket;
+		bool close;
 
-		if (bat->entries[block] == VHD_BAT_UNALLOCATED)
+		if (entry == VHD_BAT_UNALLOCATED)
 			continue;
-		bucket = bat->entries[block] / bat->block_sectors;
-		if (in_bucket[bucket]) {
-			r = entries_overlap(bat, in_bucket[bucket] - 1, block);
-			continue;
-		}
-		in_bucket[bucket] = block + 1;
-		if (bucket > 0 && in_bucket[bucket - 1] && too_close(bat, in_bucket[bucket - 1] - 1, block))
-			r = entries_overlap(bat, in_bucket[bucket - 1] - 1, block);
-		if (r == 0 && bucket + 1 < buckets && in_bucket[bucket + 1] &&
-		    too_close(bat, in_bucket[bucket + 1] - 1, block))
-			r = entries_overlap(bat, in_bucket[bucket + 1] - 1, block);
+		bucket = starts + 2 + (entry >> bucket_shift);
+		/* Without branches, which no processor could predict: an empty bucket passes for a block at sector 0. */
+		close = too_close(bat, bucket[-2], entry) | too_close(bat, bucket[-1], entry) | too_close(bat, bucket[0], entry) |
+		        too_close(bat, bucket[1], entry) | too_close(bat, bucket[2], entry);
+		for (int i = -2; close && i <= 2 && r == 0; i++)
+			if (bucket[i] && too_close(bat, bucket[i], entry))
+				r = overlap_report(bat, block, bucket[i]);
+		bucket[0] = entry;
 	}
-	free(in_bucket);
+	free(starts);
 	return r;
 }
 
@@ -148,7 +169,7 @@ static int overlaps_by_sorting(struct bat_scan *bat)
 			sorted[count++] = (uint64_t)bat->entries[block] << 32 | block;
 	qsort(sorted, count, sizeof(*sorted), compare_u64);
 	for (size_t i = 1; i < count && r == 0; i++)
-		if (too_close(bat, (uint32_t)sorted[i - 1], (uint32_t)sorted[i]))
+		if (too_close(bat, (uint32_t)(sorted[i - 1] >> 32), (uint32_t)(sorted[i] >> 32)))
 			r = entries_overlap(bat, (uint32_t)sorted[i - 1], (uint32_t)sorted[i]);
 	free(sorted);
 	return r;
@@ -158,12 +179,13 @@ static int overlaps_find(struct bat_scan *bat)
 {
 	const struct layer *layer = bat->scan->layer;
 	uint64_t sectors = bat->scan->end / VHD_SECTOR < UINT32_MAX ? bat->scan->end / VHD_SECTOR : UINT32_MAX;
-	uint64_t buckets = sectors / bat->block_sectors + 1;
+	unsigned bucket_shift = 31u - (unsigned)__builtin_clz(bat->block_sectors);
+	uint64_t buckets = (sectors >> bucket_shift) + 1;
 
-	if (layer->allocated < 2)
+	if (layer->allocated < 2 || bat->ascending)
 		return 0;
 	if (buckets <= (uint64_t)layer->allocated * 8 + BAT_CHUNK_ENTRIES)
-		return overlaps_by_bucket(bat, buckets);
+		return overlaps_by_bucket(bat, bucket_shift, buckets);
 	return overlaps_by_sorting(bat);
 }
 
@@ -189,9 +211,6 @@ static int entries_present(struct layer_scan *scan, uint32_t *ret)
 	uint64_t present = layer->block_count;
 	int r = 0;
 
-	*ret = 0;
-	if (scan->header_lost)
-		return 0;
 	if (header->max_table_entries < present) {
 		r = defect_report(&scan->scope, VHD_DAMAGE, "bat-too-small", VHD_E_CORRUPT, layer->header_offset + 0x1c,
 		                  "the header's Max Table Entries is %" PRIu32 ", but a disk of %" PRIu64 " bytes in blocks of %"
@@ -201,14 +220,16 @@ static int entries_present(struct layer_scan *scan, uint32_t *ret)
 			return r;
 		present = header->max_table_entries;
 	}
-	if (!range_inside(header->table_offset, present * 4, scan->end)) {
+	if (!range_inside(header->table_offset, (uint64_t)header->max_table_entries * 4, scan->end)) {
+		uint64_t room = header->table_offset < scan->end ? (scan->end - header->table_offset) / 4 : 0;
+
 		r = defect_report(&scan->scope, VHD_DAMAGE, "bat-beyond-end", VHD_E_CORRUPT, layer->header_offset + 0x10,
-		                  "the BAT of %" PRIu64 " entries at offset %" PRIu64 " (Table Offset) does not end before %s at "
-		                  "%" PRIu64, present, header->table_offset,
+		                  "the BAT of %" PRIu32 " entries at offset %" PRIu64 " (Table Offset) does not end before %s at "
+		                  "%" PRIu64, header->max_table_entries, header->table_offset,
 		                  scan->end < layer->file_size ? "the footer" : "the file's end", scan->end);
 		if (r)
 			return r;
-		present = header->table_offset < scan->end ? (scan->end - header->table_offset) / 4 : 0;
+		present = room < present ? room : present;
 	}
 	if (present < layer->block_count && layer->block_count > BAT_UNPROVEN_MAX)
 		return err_set(scan->scope.err, VHD_E_CORRUPT, "%s: the BAT holds %" PRIu64 " of the %" PRIu32
@@ -222,6 +243,7 @@ int bat_load(struct layer_scan *scan)
 {
 	struct layer *layer = scan->layer;
 	struct bat_scan bat = {.scan = scan};
+	uint64_t last_start = 0;
 	uint32_t present;
 	int r;
 
@@ -233,8 +255,16 @@ int bat_load(struct layer_scan *scan)
 	if (!layer->bat)
 		return no_memory(scan);
 	bat.entries = (uint32_t *)layer->bat;
-	bat.block_sectors = ((uint64_t)layer->bitmap_bytes + layer->block_size) / VHD_SECTOR;
-	layer->payload_aligned = true;
+	bat.bitmap_sectors = layer->bitmap_bytes / VHD_SECTOR;
+	bat.block_sectors = bat.bitmap_sectors + layer->block_size / VHD_SECTOR;
+	bat.ascending = true;
+	if (scan->metadata_end / VHD_SECTOR < UINT32_MAX - 1)
+		bat.first_free = (uint32_t)((scan->metadata_end + VHD_SECTOR - 1) / VHD_SECTOR);
+	else
+		bat.first_free = UINT32_MAX;
+	if (scan->end / VHD_SECTOR >= bat.block_sectors)
+		last_start = scan->end / VHD_SECTOR - bat.block_sectors;
+	bat.last_start = last_start < VHD_BAT_UNALLOCATED ? (uint32_t)last_start : VHD_BAT_UNALLOCATED - 1;
 
 	for (uint32_t start = 0; start < present; start += BAT_CHUNK_ENTRIES) {
 		uint32_t count = present - start < BAT_CHUNK_ENTRIES ? present - start : BAT_CHUNK_ENTRIES;
@@ -256,7 +286,9 @@ int bat_load(struct layer_scan *scan)
 			entry = bat.entries[block];
 #endif
 			bat.entries[block] = entry;
-			if (entry != VHD_BAT_UNALLOCATED) {
+			if (entry >= bat.first_free && entry <= bat.last_start) {
+				entry_accept(&bat, entry);
+			} else if (entry != VHD_BAT_UNALLOCATED) {
 				r = entry_check(&bat, block);
 				if (r)
 					return r;
@@ -264,6 +296,11 @@ int bat_load(struct layer_scan *scan)
 		}
 	}
 	memset(bat.entries + present, 0xFF, ((size_t)layer->block_count - present) * 4);
+
+	layer->allocated = bat.allocated;
+	layer->payload_aligned = bat.misaligned % 8 == 0;
+	if (bat.allocated && layer_block_range(layer, bat.highest).offset + layer_block_range(layer, 0).length > layer->data_end)
+		layer->data_end = layer_block_range(layer, bat.highest).offset + layer_block_range(layer, 0).length;
 
 	r = overlaps_find(&bat);
 	if (r == -ENOMEM)

@@ -62,12 +62,8 @@ static int check_trailing_entries(const struct check *check, const struct defect
 	if (extra > TRAILING_ENTRIES_MAX)
 		extra = TRAILING_ENTRIES_MAX;
 	offset = header->table_offset + (uint64_t)layer->block_count * 4;
-	if (!range_inside(offset, (uint64_t)extra * 4, layer->file_size)) {
-		defect_report(scope, VHD_WARNING, "bat-size", VHD_E_CORRUPT, layer->header_offset + 0x1c,
-		              "the header's Max Table Entries is %" PRIu32 " where the disk needs %" PRIu32
-		              ", and the file has no room for so many", header->max_table_entries, layer->block_count);
+	if (!range_inside(offset, (uint64_t)extra * 4, layer->file_size))
 		return 0;
-	}
 	defect_report(scope, VHD_NOTE, "bat-size", VHD_E_CORRUPT, layer->header_offset + 0x1c,
 	              "the header's Max Table Entries is %" PRIu32 ", more than the %" PRIu32
 	              " that the disk needs; Azure refuses such images", header->max_table_entries, layer->block_count);

@@ -84,7 +84,7 @@ static int parent_open(const struct vhd_create_options *options, struct parent *
 		if (!options->parent_raw)
 			memcpy(parent.uuid, layer->footer.uuid, sizeof(parent.uuid));
 		if (fstat(layer->store->file.fd, &st) == 0)
-			parent.time_stamp = vhd_time_stamp(st.st_mtime);
+			parent.time_stamp = time_stamp_from_unix(st.st_mtime);
 		else
 			r = err_set(err, -errno, "%s: %s", options->parent, strerror(errno));
 	}

@@ -31,7 +31,7 @@ static int random_uuid(uint8_t uuid[16])
 	return 0;
 }
 
-uint32_t vhd_time_stamp(time_t when)
+uint32_t time_stamp_from_unix(time_t when)
 {
 	if (when < VHD_EPOCH)
 		return 0;
@@ -82,7 +82,7 @@ int image_plan_init(const char *path, const struct vhd_create_options *options, 
 	footer->type = type;
 	footer->features = 2;
 	footer->data_offset = VHD_NO_OFFSET;
-	footer->time_stamp = vhd_time_stamp(options->created ? *options->created : time(NULL));
+	footer->time_stamp = time_stamp_from_unix(options->created ? *options->created : time(NULL));
 	/* Creators whose Current Size QEMU believes are few; for others it takes the geometry's product. */
 	memcpy(footer->creator, "win ", 4);
 	footer->creator_version = 0x00060001;

@@ -31,6 +31,6 @@ int image_plan_write(const struct image_plan *plan, struct store *store);
 void image_plan_done(struct image_plan *plan);
 
 /* Seconds since VHD_EPOCH, as far as 32 bits reach. */
-uint32_t vhd_time_stamp(time_t when);
+uint32_t time_stamp_from_unix(time_t when);
 
 #endif

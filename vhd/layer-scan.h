@@ -20,7 +20,6 @@ struct layer_scan {
 	struct layer_metadata metadata[LAYER_METADATA_MAX]; /* what blocks may not overlap, sorted by offset */
 	unsigned metadata_count;
 	uint64_t metadata_end;
-	bool header_lost; /* only while collecting: nothing is known of any block */
 };
 
 /* Finds the footer that counts: layer->footer and ->footer_source, scan->end. */

@@ -71,17 +71,11 @@ static int fixed_load(struct layer_scan *scan)
 	return 0;
 }
 
-/* The header cannot be used. While collecting, the disk goes on as one without any block. */
-static int header_give_up(struct layer_scan *scan)
+/* Without the header there is nothing to read, whatever else was to be collected. */
+static int header_give_up(const struct layer_scan *scan, const char *why)
 {
-	struct layer *layer = scan->layer;
-
-	scan->header_lost = true;
-	memset(&layer->header, 0, sizeof(layer->header));
-	layer->header.block_size = VHD_DEFAULT_BLOCK_SIZE;
-	layer->header.table_offset = scan->end;
-	return defect_report(&scan->scope, VHD_DAMAGE, "header-lost", VHD_E_CORRUPT, layer->header_offset,
-	                     "without its header nothing is known of the disk's %" PRIu64 " bytes", layer->size);
+	return err_set(scan->scope.err, VHD_E_CORRUPT, "%s: %s; without its header nothing of the disk can be read",
+	               scan->scope.path, why);
 }
 
 static int header_load(struct layer_scan *scan)
@@ -98,13 +92,13 @@ static int header_load(struct layer_scan *scan)
 		                  "the header at offset %" PRIu64 " (the footer's Data Offset) does not end before %s at %" PRIu64,
 		                  layer->header_offset, scan->end < layer->file_size ? "the footer" : "the file's end",
 		                  scan->end);
-		return r ? r : header_give_up(scan);
+		return r ? r : header_give_up(scan, "the header lies beyond the file's end");
 	}
 	r = layer_read(layer, &disk, sizeof(disk), layer->header_offset);
 	if (r < 0) {
 		r = defect_report(&scan->scope, VHD_DAMAGE, "header-unreadable", r, layer->header_offset,
 		                  "reading the header at offset %" PRIu64 " failed: %s", layer->header_offset, strerror(-r));
-		return r ? r : header_give_up(scan);
+		return r ? r : header_give_up(scan, "the header cannot be read");
 	}
 	r = header_decode_defect(&disk, false, &layer->header, &defect, &why);
 	if (r) {
@@ -115,13 +109,8 @@ static int header_load(struct layer_scan *scan)
 		if (report)
 			return report;
 		r = header_decode_defect(&disk, true, &layer->header, &defect, &why);
-		if (r && !strcmp(defect.code, "header-cookie"))
-			return header_give_up(scan);
-		if (r) {
-			defect_report(&scan->scope, VHD_DAMAGE, defect.code, r, layer->header_offset + defect.field_offset,
-			              "at offset %" PRIu64 ", %s", layer->header_offset, why.text);
-			return header_give_up(scan);
-		}
+		if (r)
+			return header_give_up(scan, why.text);
 	}
 	if (be64_get(disk.data_offset) != VHD_NO_OFFSET)
 		return defect_report(&scan->scope, VHD_NOTE, "header-data-offset", VHD_E_CORRUPT, layer->header_offset + 8,
@@ -221,9 +210,9 @@ static int batmap_load(struct layer_scan *scan)
 	if (!range_inside(map_at, map_length, scan->end) || map_at < header_at + VHD_SECTOR || map_length < needed ||
 	    map_length > needed + (UINT64_C(1) << 20)) {
 		metadata_add(scan, header_at, VHD_SECTOR, "the batmap");
-		return defect_report(&scan->scope, VHD_WARNING, "batmap", VHD_E_CORRUPT, header_at,
+		return defect_report(&scan->scope, VHD_DAMAGE, "batmap", VHD_E_CORRUPT, header_at,
 		                     "the batmap (header at offset %" PRIu64 ") says that it has %" PRIu64 " bytes at offset %"
-		                     PRIu64 ", which cannot be; it is not used", header_at, map_length, map_at);
+		                     PRIu64 ", which cannot be", header_at, map_length, map_at);
 	}
 	end = map_at + map_length;
 	r = metadata_check(scan, "batmap-overlaps-metadata", map_at, map_length, "the batmap");
@@ -274,7 +263,7 @@ static int parent_name_load(struct layer_scan *scan)
 static int sparse_load(struct layer_scan *scan)
 {
 	struct layer *layer = scan->layer;
-	uint64_t table_bytes, table_end;
+	uint64_t table_bytes;
 	int r;
 
 	r = header_load(scan);
@@ -292,16 +281,12 @@ static int sparse_load(struct layer_scan *scan)
 		return r;
 	metadata_add(scan, layer->header_offset, sizeof(struct header_disk), "the header");
 
-	table_bytes = round_up((uint64_t)layer->block_count * 4, VHD_SECTOR);
-	if (range_inside(layer->header.table_offset, (uint64_t)layer->block_count * 4, scan->end)) {
+	table_bytes = round_up((uint64_t)layer->header.max_table_entries * 4, VHD_SECTOR);
+	if (range_inside(layer->header.table_offset, (uint64_t)layer->header.max_table_entries * 4, scan->end)) {
 		r = metadata_check(scan, "bat-overlaps-metadata", layer->header.table_offset, table_bytes, "the BAT");
 		if (r)
 			return r;
 		metadata_add(scan, layer->header.table_offset, table_bytes, "the BAT");
-		table_end = layer->header.table_offset +
-		            round_up((uint64_t)layer->header.max_table_entries * 4, VHD_SECTOR);
-		if (table_end <= scan->end && table_end > layer->data_end)
-			layer->data_end = table_end;
 		r = batmap_load(scan);
 	}
 	if (r == 0)
