@@ -244,7 +244,7 @@ int bat_load(struct layer_scan *scan)
 	struct layer *layer = scan->layer;
 	struct bat_scan bat = {.scan = scan};
 	uint64_t last_start = 0;
-	uint32_t present;
+	uint32_t present = 0;
 	int r;
 
 	r = entries_present(scan, &present);

@@ -34,6 +34,8 @@ void image_set_entry(struct image *image, uint32_t block, uint32_t slot)
 	else
 		image->allocated++;
 	atomic_store_explicit(&image_leaf(image)->bat[block], slot, memory_order_release);
+	if (image->batmap)
+		batmap_clear(image->batmap, block);
 	image->bat_dirty[block / BAT_PAGE_ENTRIES] = 1;
 	image->any_bat_dirty = true;
 	if (first)
@@ -103,6 +105,7 @@ struct snapshot {
 	unsigned count;
 	struct bitmap *bitmaps; /* off the dirty list, in the order of their writes */
 	uint8_t *pages;         /* which BAT pages are in it */
+	struct batmap *batmap;
 	bool data_first;
 };
 
@@ -112,6 +115,7 @@ static void snapshot_done(struct snapshot *s)
 		free(s->writes[i].iov.iov_base);
 	free(s->writes);
 	free(s->pages);
+	free(s->batmap);
 }
 
 static uint32_t bat_pages(const struct image *image)
@@ -212,6 +216,8 @@ static void snapshot_undo(struct image *image, struct snapshot *s)
 		else if (!b->dirty)
 			retire_now(image, b);
 	}
+	if (s->batmap)
+		image->batmap->dirty = true;
 	for (uint32_t page = 0; s->pages && page < bat_pages(image); page++) {
 		if (s->pages[page]) {
 			note_dirty(image);
@@ -238,6 +244,12 @@ static int snapshot_take(struct image *image, struct snapshot *s)
 	s->writes = calloc((size_t)pages + bitmaps, sizeof(*s->writes));
 	if (!s->writes)
 		return -ENOMEM;
+	if (image->batmap && image->batmap->dirty) {
+		s->batmap = batmap_copy(image->batmap);
+		if (!s->batmap)
+			return -ENOMEM;
+		image->batmap->dirty = false;
+	}
 	rc = snapshot_bat(image, s);
 	return rc ? rc : snapshot_bitmaps(image, s);
 }
@@ -270,7 +282,9 @@ static int commit_metadata(struct image *image)
 	slots_commit_begin(image);
 	if (rc == 0) {
 		pthread_mutex_unlock(&image->lock);
-		if (s.data_first)
+		if (s.batmap)
+			rc = batmap_write(s.batmap, image_leaf(image)->store);
+		if (rc == 0 && (s.data_first || s.batmap))
 			rc = image_sync(image, STORE_BARRIER_DATA);
 		if (rc == 0)
 			rc = worker_write_all(image, s.writes, s.count);

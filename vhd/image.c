@@ -142,6 +142,7 @@ static void image_free(struct image *image)
 	free(image->layers);
 	free(image->first_parent);
 	free(image->bat_dirty);
+	free(image->batmap);
 	if (image->zeros)
 		munmap(image->zeros, IMAGE_ZEROS);
 	chain_done(&image->chain);
@@ -234,6 +235,20 @@ static void image_init_align(struct image *image)
 	}
 }
 
+static int load_batmap(struct image *image, struct err *err)
+{
+	const struct layer *leaf = image_leaf(image);
+	int rc;
+
+	if (!leaf->batmap_bits.length)
+		return 0;
+	rc = batmap_load(leaf->store, leaf->batmap.offset, leaf->batmap_bits.offset, leaf->batmap_bits.length,
+	                 &image->batmap);
+	return rc ? err_set(err, rc, "%s: the batmap at offset %llu cannot be read: %s", leaf->path,
+	                    (unsigned long long)leaf->batmap.offset, strerror(-rc))
+	          : 0;
+}
+
 int image_open_take(struct chain *chain, bool writable, bool salvage, struct image **ret, struct err *err)
 {
 	struct image *image = calloc(1, sizeof(*image));
@@ -267,6 +282,8 @@ int image_open_take(struct chain *chain, bool writable, bool salvage, struct ima
 	if (image->dynamic)
 		slots_init(image);
 	if (writable)
+		rc = load_batmap(image, err);
+	if (rc == 0 && writable)
 		rc = worker_start(image, err);
 	if (rc) {
 		image_free(image);

@@ -35,6 +35,7 @@
 
 #include "common/blk.h"
 #include "common/ring.h"
+#include "vhd/batmap.h"
 #include "vhd/bitmap.h"
 #include "vhd/chain.h"
 #include "vhd/slots.h"
@@ -96,6 +97,7 @@ struct image {
 	uint32_t allocated; /* blocks of the leaf */
 	struct part *slot_waiters, **slot_waiters_tail;
 
+	struct batmap *batmap; /* NULL: the leaf has none */
 	uint8_t *bat_dirty; /* a byte per BAT_PAGE of the table */
 	bool any_bat_dirty;
 	struct timespec dirty_since; /* CLOCK_MONOTONIC; the first change since the last commit */

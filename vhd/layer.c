@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "common/checked.h"
+#include "vhd/batmap.h"
 #include "vhd/layer-scan.h"
 #include "vhd/locator.h"
 
@@ -169,25 +170,8 @@ static int locators_load(struct layer_scan *scan)
 	return r;
 }
 
-struct batmap_disk {
-	uint8_t cookie[8]; /* "tdbatmap" */
-	be64 offset;       /* of the map, bytes */
-	be32 sectors;
-	be32 version;
-	be32 checksum;
-};
-
-static uint32_t batmap_checksum(const uint8_t *map, size_t length, bool signed_bytes)
-{
-	uint32_t sum = 0;
-
-	for (size_t i = 0; i < length; i++)
-		sum += signed_bytes ? (uint32_t)(int32_t)(int8_t)map[i] : map[i];
-	return ~sum;
-}
-
 /* Xen's map of full blocks: its header follows the BAT, padded to a sector. */
-static int batmap_load(struct layer_scan *scan)
+static int batmap_find(struct layer_scan *scan)
 {
 	struct layer *layer = scan->layer;
 	uint64_t header_at, map_at, map_length, end, needed = ((uint64_t)layer->block_count + 7) / 8;
@@ -287,7 +271,7 @@ static int sparse_load(struct layer_scan *scan)
 		if (r)
 			return r;
 		metadata_add(scan, layer->header.table_offset, table_bytes, "the BAT");
-		r = batmap_load(scan);
+		r = batmap_find(scan);
 	}
 	if (r == 0)
 		r = locators_load(scan);
