@@ -309,9 +309,7 @@ static int zero_tail(struct ext *ext, struct inode *inode, uint64_t grown_to)
 
 static bool size_is_possible(struct ext *ext, struct inode *inode, uint64_t bytes)
 {
-	return bytes <= INT64_MAX &&
-	       (bytes == 0 ||
-	        !ext2fs_file_block_offset_too_big(ext->lib, inode_base(inode), (bytes - 1) / ext->block_size));
+	return bytes <= INT64_MAX && (bytes + ext->block_size - 1) / ext->block_size <= map_max_blocks(ext, inode);
 }
 
 ssize_t ext_write(struct fs *fs, uint64_t node, const void *buffer, size_t length, uint64_t offset)
@@ -351,7 +349,7 @@ int data_truncate(struct ext *ext, struct inode *inode, uint64_t size)
 	if (size > old)
 		e = zero_tail(ext, inode, size);
 	else if (size < old)
-		e = zero_in_block(ext, inode, size, round_up(size, bs) < old ? round_up(size, bs) : old);
+		e = zero_in_block(ext, inode, size, round_up(size, bs));
 	if (e)
 		return e;
 	pthread_mutex_lock(&ext->lock);

@@ -193,6 +193,19 @@ static int load_blocks(struct ext *ext, struct inode *inode, uint64_t logical, s
 	return 0;
 }
 
+uint64_t map_max_blocks(const struct ext *ext, struct inode *inode)
+{
+	uint64_t per = ext->block_size / 4, max, counted;
+
+	if (has_extents(inode))
+		return UINT32_MAX - 1;
+	max = EXT2_NDIR_BLOCKS + per + per * per + per * per * per;
+	/* i_blocks counts sectors, with 32 bits; a margin for the pointer blocks. */
+	counted = (UINT64_C(1) << 32) / (ext->block_size / 512);
+	counted -= counted / 128;
+	return max < counted ? max : counted;
+}
+
 int map_load(struct ext *ext, struct inode *inode, uint64_t logical)
 {
 	struct run_cache *c = cache_of(inode);

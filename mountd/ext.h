@@ -86,7 +86,8 @@ struct ext {
 	bool changed;           /* since the last sync */
 	bool passthrough;       /* the library is to read and write inodes itself */
 	bool data_written;      /* since the last barrier */
-	bool failed;            /* a sync failed: nothing is written any more */
+	bool failed;            /* memory and disk disagree beyond repair: nothing is written any more */
+	int lost;               /* the error of a sync that nobody was told of */
 	uint16_t clean_state;   /* s_state to put back */
 	struct timespec first_change, last_change; /* CLOCK_MONOTONIC, since the last sync */
 	uint64_t cached_names;
@@ -165,6 +166,7 @@ int map_remove(struct ext *ext, struct inode *inode, uint64_t first, uint64_t la
 /* Without the lock, or with it (`locked`): the run at `logical`, cut to `count` blocks. */
 int map_find(struct ext *ext, struct inode *inode, bool locked, uint64_t logical, uint64_t count, struct run *ret);
 void map_forget(struct inode *inode);
+uint64_t map_max_blocks(const struct ext *ext, struct inode *inode); /* that the file can have */
 
 /* ext-data.c */
 ssize_t ext_read(struct fs *fs, uint64_t node, void *buffer, size_t length, uint64_t offset);
