@@ -275,6 +275,7 @@ static int sparse_load(struct layer_scan *scan)
 	}
 	if (r == 0)
 		r = locators_load(scan);
+	layer->metadata_end = layer->data_end;
 	if (r == 0)
 		r = bat_load(scan);
 	if (r == 0)

@@ -46,6 +46,7 @@ struct layer {
 	struct byte_range batmap; /* Xen's, header and map; length 0: none */
 	struct byte_range batmap_bits; /* the map alone: a bit for each block, MSB first; length 0: none usable */
 	bool payload_aligned; /* every block's data started at a multiple of 4096, when opened */
+	uint64_t metadata_end; /* end of the last structure other than blocks, bytes */
 	uint64_t data_end; /* end of the last structure (metadata or block), bytes; the footer at the end is none */
 	char *parent_name; /* owned; UTF-8, from the header; NULL if none */
 	char *parent_path; /* owned; where the parent was found; NULL if not */

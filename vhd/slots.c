@@ -7,7 +7,6 @@
 
 #include "common/checked.h"
 #include "vhd/image.h"
-#include "vhd/locator.h"
 
 /* Payload starts at multiples of this: of the page, and of what disks with 4 KiB sectors can write. */
 #define PAYLOAD_ALIGN 4096u
@@ -134,29 +133,10 @@ void slots_punch(struct image *image)
 	}
 }
 
-static uint64_t metadata_end(const struct layer *leaf)
-{
-	uint64_t end = leaf->header_offset + sizeof(struct header_disk);
-	uint64_t bat_end = leaf->header.table_offset + round_up((uint64_t)leaf->header.max_table_entries * 4, VHD_SECTOR);
-
-	if (bat_end > end)
-		end = bat_end;
-	if (leaf->batmap.length && leaf->batmap.offset + leaf->batmap.length > end)
-		end = leaf->batmap.offset + leaf->batmap.length;
-	for (unsigned i = 0; i < VHD_LOCATORS; i++) {
-		const struct locator *l = &leaf->header.locators[i];
-		uint64_t space = locator_space_bytes(l);
-
-		if (l->length && l->offset + (space > l->length ? space : l->length) > end)
-			end = l->offset + (space > l->length ? space : l->length);
-	}
-	return round_up(end, VHD_SECTOR);
-}
-
 uint64_t slots_used_end(const struct image *image)
 {
 	const struct layer *leaf = image_leaf(image);
-	uint64_t end = metadata_end(leaf);
+	uint64_t end = round_up(leaf->metadata_end, VHD_SECTOR);
 
 	for (uint32_t b = 0; b < leaf->block_count; b++) {
 		uint32_t slot = atomic_load_explicit(&leaf->bat[b], memory_order_relaxed);
