@@ -6,10 +6,8 @@
 #include <string.h>
 
 #include "common/checked.h"
+#include "vhd/gaps.h"
 #include "vhd/image.h"
-
-/* Payload starts at multiples of this: of the page, and of what disks with 4 KiB sectors can write. */
-#define PAYLOAD_ALIGN 4096u
 
 /* Extensions grow from the first to the second while a disk is being filled. */
 #define STEP_FIRST_BYTES (64u << 20)
@@ -89,6 +87,7 @@ uint32_t slots_take(struct image *image)
 
 int slots_free(struct image *image, uint32_t slot)
 {
+	image->slots.gaps_sought = true; /* or never: see seek_gaps */
 	return list_push(&image->slots.freed, slot, 0);
 }
 
@@ -148,12 +147,6 @@ uint64_t slots_used_end(const struct image *image)
 	return end;
 }
 
-/* The place of the next slot behind `end`: its payload aligned, the bitmap right before it. */
-static uint64_t next_slot(const struct layer *leaf, uint64_t end)
-{
-	return round_up(end + leaf->bitmap_bytes, PAYLOAD_ALIGN) - leaf->bitmap_bytes;
-}
-
 /* Appends up to `want` slots; *ret_count of them, in `ret`. */
 static int extend(struct image *image, unsigned want, uint32_t *ret, unsigned *ret_count)
 {
@@ -175,8 +168,8 @@ static int extend(struct image *image, unsigned want, uint32_t *ret, unsigned *r
 		uint64_t end = s->end;
 		unsigned n = 0;
 
-		while (n < want && next_slot(leaf, end) / VHD_SECTOR < VHD_BAT_UNALLOCATED) {
-			uint64_t slot = next_slot(leaf, end);
+		while (n < want && slot_place(leaf, end) / VHD_SECTOR < VHD_BAT_UNALLOCATED) {
+			uint64_t slot = slot_place(leaf, end);
 
 			ret[n++] = (uint32_t)(slot / VHD_SECTOR);
 			end = slot + leaf->bitmap_bytes + leaf->block_size;
@@ -228,6 +221,31 @@ static int write_bitmaps_ahead(struct image *image, const uint32_t *slots, unsig
 	return rc;
 }
 
+/*
+ * Once, before the first block is added. A slot freed in this session looks like a gap but may be on disk still: then
+ * the gaps are left to the next session.
+ */
+static void seek_gaps(struct slots *s, const struct layer *leaf)
+{
+	if (!s->gaps_sought && gaps_find(leaf, &s->gaps, &s->gap_count))
+		s->gap_count = 0;
+	s->gaps_sought = true;
+}
+
+static unsigned take_gaps(struct slots *s, const struct layer *leaf, unsigned want, uint32_t *ret)
+{
+	unsigned n = 0;
+
+	while (n < want && s->gaps_used < s->gap_count) {
+		uint32_t slot = s->gaps[s->gaps_used++];
+		struct byte_range r = layer_block_range(leaf, slot);
+
+		if (leaf->store->ops->punch(leaf->store, r.offset, r.length) == 0)
+			ret[n++] = slot;
+	}
+	return n;
+}
+
 static unsigned slots_missing(const struct image *image)
 {
 	const struct slots *s = &image->slots;
@@ -254,7 +272,10 @@ int slots_prepare(struct image *image)
 		return -ENOMEM;
 	while (n < want && s->punched.count > 0)
 		batch[n++] = list_pop(&s->punched);
+	seek_gaps(s, leaf);
 	pthread_mutex_unlock(&image->lock);
+	if (n == 0)
+		n = take_gaps(s, leaf, want, batch);
 	if (n == 0) {
 		room_from = s->end;
 		rc = extend(image, want, batch, &n);
@@ -296,4 +317,5 @@ void slots_done(struct slots *s)
 	list_done(&s->cleared);
 	list_done(&s->punched);
 	list_done(&s->ready);
+	free(s->gaps);
 }

@@ -28,6 +28,10 @@ struct slots {
 	struct slot_list freed, committing, cleared, punched, ready;
 	uint64_t end;   /* of the last structure or slot in the file, bytes; the worker's */
 	bool cut;       /* what lay behind `end` when the image was opened, the footer included, is gone; the worker's */
+	/* Slots in the space between the blocks that the image had when opened (gaps.h); the worker's, but for _sought. */
+	bool gaps_sought;
+	uint32_t *gaps;
+	unsigned gap_count, gaps_used;
 	bool wanted;    /* ready slots run low */
 	unsigned step;  /* slots of the next extension */
 };

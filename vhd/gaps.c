@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "vhd/gaps.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "common/checked.h"
+
+uint64_t slot_place(const struct layer *layer, uint64_t offset)
+{
+	return round_up(offset + layer->bitmap_bytes, PAYLOAD_ALIGN) - layer->bitmap_bytes;
+}
+
+static int by_value(const void *a, const void *b)
+{
+	uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+struct slot_array {
+	uint32_t *slot;
+	unsigned count, capacity;
+};
+
+static int array_add(struct slot_array *a, uint32_t slot)
+{
+	if (a->count == a->capacity) {
+		unsigned capacity = a->capacity ? a->capacity * 2 : 64;
+		uint32_t *more = realloc(a->slot, capacity * sizeof(*more));
+
+		if (!more)
+			return -ENOMEM;
+		a->slot = more;
+		a->capacity = capacity;
+	}
+	a->slot[a->count++] = slot;
+	return 0;
+}
+
+int gaps_find(const struct layer *layer, uint32_t **ret, unsigned *ret_count)
+{
+	uint32_t *used = malloc((size_t)layer->block_count * sizeof(*used));
+	struct slot_array gaps = {0};
+	size_t n = 0;
+	int rc = used ? 0 : -ENOMEM;
+
+	for (uint32_t b = 0; used && b < layer->block_count; b++) {
+		uint32_t slot = atomic_load_explicit(&layer->bat[b], memory_order_relaxed);
+
+		/* Where metadata lies behind blocks, or space before the first is kept for a larger BAT (Xen), nothing is a gap. */
+		if (slot != VHD_BAT_UNALLOCATED && (uint64_t)slot * VHD_SECTOR >= layer->metadata_end)
+			used[n++] = slot;
+	}
+	if (n > 0)
+		qsort(used, n, sizeof(*used), by_value);
+	for (size_t i = 0; rc == 0 && i + 1 < n; i++) {
+		struct byte_range block = layer_block_range(layer, used[i]);
+		uint64_t next = (uint64_t)used[i + 1] * VHD_SECTOR;
+		uint64_t at = slot_place(layer, block.offset + block.length);
+
+		for (; rc == 0 && at + block.length <= next; at = slot_place(layer, at + block.length))
+			rc = array_add(&gaps, (uint32_t)(at / VHD_SECTOR));
+	}
+	free(used);
+	if (rc) {
+		free(gaps.slot);
+		return rc;
+	}
+	*ret = gaps.slot;
+	*ret_count = gaps.count;
+	return 0;
+}
