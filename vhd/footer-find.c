@@ -180,7 +180,7 @@ int footer_find(struct layer_scan *scan)
 
 		if (end.present && end.verdict == 0) {
 			layer->footer = end.footer;
-			r = copy_compare(scan, &end, &copy);
+			r = end.offset == 0 ? 0 : copy_compare(scan, &end, &copy);
 		} else if (end.present && (be32_get(end.disk.disk_type) == VHD_FIXED ||
 		                           strcmp(end.defect.code, "footer-checksum") != 0)) {
 			/* Written so on purpose, or a fixed disk's: the copy has no say. */

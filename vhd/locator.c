@@ -40,17 +40,22 @@ static size_t utf8_put(char *out, uint32_t c)
 	return 4;
 }
 
+static bool is_ascii(uint8_t high, uint8_t low)
+{
+	return high == 0 && low >= 0x20 && low < 0x7F;
+}
+
 /*
- * A guess at the byte order, for what says nothing: names are mostly Latin, so the order in which more units are below
- * 0x100 is right; if neither has more, the expected one.
+ * A guess at the byte order, for what says nothing: paths have separators, dots and mostly Latin letters, so the order
+ * that gives more ASCII is right; if neither gives more, the expected one.
  */
 static bool guess_big_endian(const uint8_t *bytes, size_t length, bool expected)
 {
 	size_t big = 0, little = 0;
 
 	for (size_t i = 0; i + 1 < length && (bytes[i] || bytes[i + 1]); i += 2) {
-		big += bytes[i] == 0;
-		little += bytes[i + 1] == 0;
+		big += is_ascii(bytes[i], bytes[i + 1]);
+		little += is_ascii(bytes[i + 1], bytes[i]);
 	}
 	return big == little ? expected : big > little;
 }
