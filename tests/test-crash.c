@@ -68,7 +68,7 @@ static const struct scenario scenarios[] = {
 	},
 	{
 		.name = "differencing-discard",
-		.disk = {.type = DISK_DIFFERENCING, .size = 256 << 10, .block_size = 16384, .layers = 3, .blocks = 6,
+		.disk = {.type = DISK_DIFFERENCING, .size = 768 << 10, .block_size = 16384, .layers = 3, .blocks = 6,
 		         .partial = true, .stale = true},
 		.requests = 250, .zero_percent = 40, .flush_percent = 12, .read_percent = 5, .whole_blocks = true,
 		.states = 3000,
@@ -426,7 +426,7 @@ static int crash_checked(void *user, const struct trace *trace, struct crash_sta
 
 	checker_follow(c, trace, state->point);
 	rc = check_layer(c, state, file, err);
-	if (rc == 0 && c->checked++ % 10 == 0)
+	if (rc == 0 && c->checked++ % 25 == 0)
 		rc = go_on(c, file, state->seed, err);
 	memory_file_free(file);
 	return rc;
@@ -514,6 +514,7 @@ static void a_crash_in_a_fixed_disk(void **state)
 
 /* --- without a barrier --- */
 
+/* Some runs have other syncs, by chance, wherever this one would be missed: one of several must find it. */
 static void without(enum store_barrier barrier, const char *name)
 {
 	const struct scenario *sc = scenarios;
@@ -522,22 +523,24 @@ static void without(enum store_barrier barrier, const char *name)
 	struct trace trace;
 	struct bench bench;
 	unsigned syncs = 0;
-	int rc;
+	int rc = 0;
 
 	while (strcmp(sc->name, name) != 0)
 		sc++;
-	bench_init(&bench, sc, seed_base);
-	record(&bench, seed_base, &trace);
-	for (size_t i = 0; i < trace.count; i++)
-		syncs += trace.events[i].kind == TRACE_SYNC_END && trace.events[i].barrier == barrier;
+	for (unsigned run = 0; run < 12 && rc == 0; run++) {
+		bench_init(&bench, sc, seed_base + run);
+		record(&bench, seed_base + run, &trace);
+		for (size_t i = 0; i < trace.count; i++)
+			syncs += trace.events[i].kind == TRACE_SYNC_END && trace.events[i].barrier == barrier;
+		rc = states_run(&bench, &trace, seed_base + run, sc->states, (int)barrier, &failed, &err);
+		if (rc)
+			crash_state_done(&failed);
+		trace_done(&trace);
+		bench_done(&bench);
+	}
 	assert_true(syncs > 0);
-	rc = states_run(&bench, &trace, seed_base, 8 * sc->states, (int)barrier, &failed, &err);
 	if (rc == 0)
 		fail_msg("%s: nothing was lost without barrier %d", name, barrier);
-	print_message("# %s: without it %s\n", name, err.text);
-	crash_state_done(&failed);
-	trace_done(&trace);
-	bench_done(&bench);
 }
 
 static void without_the_barrier_of_new_slots_blocks_lie_beyond_the_end(void **state)

@@ -299,10 +299,43 @@ void crash_state_done(struct crash_state *state)
 		sparse_done(&state->files[f]);
 }
 
+static int compare_points(const void *a, const void *b)
+{
+	const size_t *x = a, *y = b;
+
+	return (*x > *y) - (*x < *y);
+}
+
+/*
+ * One half evenly over all moments, the other just before and after the beginnings and ends of syncs: what is open is
+ * most just before one ends.
+ */
+static size_t *points_choose(const struct trace *trace, const struct crash_options *options)
+{
+	size_t moments = trace->count - options->first_point + 1, syncs = 0, even = options->states;
+	size_t *points = malloc(sizeof(*points) * (options->states + 1));
+	size_t *sync = malloc(sizeof(*sync) * (trace->count + 1));
+	struct rng rng = rng_fork(options->seed, UINT32_MAX);
+
+	if (!points || !sync)
+		abort();
+	for (size_t i = options->first_point; i < trace->count; i++)
+		if (trace->events[i].kind == TRACE_SYNC_BEGIN || trace->events[i].kind == TRACE_SYNC_END)
+			sync[syncs++] = i;
+	if (syncs)
+		even /= 2;
+	for (size_t i = 0; i < options->states; i++)
+		points[i] = i < even ? options->first_point + i * moments / even
+		                     : sync[(i - even) % syncs] + rng_below(&rng, 2);
+	qsort(points, options->states, sizeof(*points), compare_points);
+	free(sync);
+	return points;
+}
+
 int crash_run(const struct trace *trace, const struct crash_options *options, struct crash_state *failed,
               struct err *err)
 {
-	size_t points = trace->count - options->first_point + 1;
+	size_t *points = points_choose(trace, options);
 	struct replay r;
 	int rc = 0;
 
@@ -310,7 +343,7 @@ int crash_run(const struct trace *trace, const struct crash_options *options, st
 	for (size_t i = 0; i < options->states && rc == 0; i++) {
 		struct rng rng = rng_fork(options->seed, i);
 		struct crash_state state = {
-			.point = options->first_point + i * points / options->states,
+			.point = points[i],
 			.seed = rng_next(&rng),
 			.dropped = options->dropped,
 		};
@@ -325,6 +358,7 @@ int crash_run(const struct trace *trace, const struct crash_options *options, st
 		}
 	}
 	replay_done(&r);
+	free(points);
 	return rc;
 }
 

@@ -37,7 +37,7 @@ typedef int crash_check(void *user, const struct trace *trace, struct crash_stat
 
 struct crash_options {
 	uint64_t seed;
-	size_t states;     /* how many to try, spread evenly over the moments of the trace */
+	size_t states;      /* how many to try: half of them around syncs, half spread over all moments */
 	size_t first_point; /* no crash before this event */
 	int dropped;
 	crash_check *check;

@@ -9,8 +9,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define CHUNK_BYTES 16384u
-#define LEAF_CHUNKS 4096u /* a leaf of the tree covers 64 MiB */
+#define CHUNK_BYTES 4096u
+#define LEAF_CHUNKS 1024u /* a leaf of the tree covers 4 MiB */
 
 struct sparse_chunk {
 	unsigned references; /* atomic */
