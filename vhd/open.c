@@ -32,10 +32,23 @@ static bool direct_fits(const struct chain *chain)
 	return true;
 }
 
+static void warn_of_defect(void *user, const struct vhd_defect *defect)
+{
+	const struct vhd_open_options *options = user;
+	struct err sentence;
+
+	if (!options->warn || defect->severity == VHD_NOTE)
+		return;
+	err_set(&sentence, 0, "%s: %s", defect->path, defect->sentence);
+	options->warn(options->user, sentence.text);
+}
+
 static int open_chain(const char *path, const struct vhd_open_options *options, struct chain *ret, struct err *err)
 {
+	const struct layer_sink salvage = {.defect = warn_of_defect, .user = (void *)options};
+	const struct layer_sink *sink = options->flags & VHD_OPEN_SALVAGE ? &salvage : NULL;
 	struct vhd_open_options buffered = *options;
-	int rc = chain_open(path, options, NULL, ret, err);
+	int rc = chain_open(path, options, sink, ret, err);
 
 	if (rc || !(options->flags & VHD_OPEN_DIRECT) || direct_fits(ret))
 		return rc;
@@ -44,7 +57,7 @@ static int open_chain(const char *path, const struct vhd_open_options *options, 
 		options->warn(options->user,
 		              "its data is not aligned to what direct I/O needs on this device: the page cache is used");
 	buffered.flags &= ~VHD_OPEN_DIRECT;
-	return chain_open(path, &buffered, NULL, ret, err);
+	return chain_open(path, &buffered, sink, ret, err);
 }
 
 int vhd_open(const char *path, const struct vhd_open_options *options, struct vhd **ret, struct err *err)
