@@ -3,6 +3,10 @@
  * The ring over io_uring. One system call starts a batch and reaps what has finished. Files are registered, so that a
  * request takes no reference on them. An eventfd read is always in flight: ring_post writes to it, which wakes a
  * thread that waits for completions.
+ *
+ * Whoever sleeps on the ring's own descriptor is not woken by what completes when the kernel defers completions to the
+ * next system call (DEFER_TASKRUN; seen with Linux 6.18). So base.fd is a second eventfd, which the kernel signals for
+ * completions, but only from a poll that asks for nothing to the next poll: it costs other polls nothing.
  */
 #include "common/ring-io.h"
 
@@ -25,6 +29,7 @@ struct uring {
 	struct ring_io *waiting, **waiting_tail; /* beyond RING_DEPTH, or ready before any transfer */
 	const struct ring_file *files[RING_SLOTS];
 
+	bool ready_armed; /* the kernel signals base.fd */
 	int wake_fd;
 	uint64_t wake_value;
 	bool wake_armed;
@@ -161,12 +166,26 @@ static unsigned uring_reap(struct uring *r)
 	return done;
 }
 
+/* Before completions are looked for: what comes later than that signals. */
+static void uring_ready_arm(struct uring *r, bool arm)
+{
+	uint64_t value;
+
+	if (r->ready_armed && read(r->base.fd, &value, sizeof(value)) < 0 && errno != EAGAIN)
+		abort(); /* cannot happen: it is an eventfd of ours that does not block */
+	if (arm != r->ready_armed)
+		(void)io_uring_cq_eventfd_toggle(&r->u, arm);
+	r->ready_armed = arm;
+}
+
 static int uring_poll(struct ring *ring, unsigned min_done, int timeout_ms)
 {
 	struct uring *r = (struct uring *)ring;
 	struct __kernel_timespec ts = {timeout_ms / 1000, (timeout_ms % 1000) * 1000000LL};
 	unsigned done = 0;
 
+	if (r->ready_armed || min_done == 0)
+		uring_ready_arm(r, min_done == 0);
 	for (;;) {
 		struct io_uring_cqe *cqe;
 		int rc;
@@ -187,7 +206,19 @@ static int uring_poll(struct ring *ring, unsigned min_done, int timeout_ms)
 		if (done >= min_done || timeout_ms == 0 || rc == -ETIME)
 			break;
 	}
-	/* What `done` callbacks submitted goes to the kernel with the next poll, but never only when that one waits. */
+	/*
+	 * What `done` callbacks submitted goes to the kernel with the next poll. But whoever asked for nothing to be done
+	 * sleeps on the descriptor next, and only what was started wakes it.
+	 */
+	if (min_done == 0) {
+		uring_start_waiting(r);
+		if (io_uring_sq_ready(&r->u)) {
+			int rc = io_uring_submit(&r->u);
+
+			if (rc < 0 && rc != -EINTR && rc != -EAGAIN && rc != -EBUSY)
+				return rc;
+		}
+	}
 	return (int)done;
 }
 
@@ -206,6 +237,9 @@ static void uring_post(struct ring *ring, struct ring_io *io, int result)
 	/* Written under the lock: once it is released the ring's thread may finish the io and free the ring. */
 	if (first && write(r->wake_fd, &one, sizeof(one)) < 0)
 		abort(); /* cannot happen: a counter that is always read back to 0 does not overflow */
+	/* The kernel does not let one eventfd signal another, so a sleeper on base.fd is woken from here. */
+	if (first && write(r->base.fd, &one, sizeof(one)) < 0 && errno != EAGAIN)
+		abort(); /* cannot happen: it is an eventfd of ours that does not block */
 	pthread_mutex_unlock(&r->post_lock);
 }
 
@@ -245,6 +279,7 @@ static void uring_free(struct ring *ring)
 
 	io_uring_queue_exit(&r->u);
 	close(r->wake_fd);
+	close(r->base.fd);
 	pthread_mutex_destroy(&r->post_lock);
 	free(r);
 }
@@ -278,18 +313,24 @@ int ring_uring_new(struct ring **ret, struct err *err)
 		return err_set(err, rc, "io_uring is not allowed here");
 	}
 	r->wake_fd = eventfd(0, EFD_CLOEXEC);
-	if (r->wake_fd < 0) {
-		rc = -errno;
+	r->base.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	rc = r->wake_fd < 0 || r->base.fd < 0 ? -EMFILE : io_uring_register_eventfd(&r->u, r->base.fd);
+	if (rc < 0) {
 		io_uring_queue_exit(&r->u);
+		if (r->wake_fd >= 0)
+			close(r->wake_fd);
+		if (r->base.fd >= 0)
+			close(r->base.fd);
 		free(r);
 		return err_set(err, rc, "no descriptor for an I/O ring");
 	}
+	/* Kernels before 5.8 cannot turn it off: there it only signals more often. */
+	(void)io_uring_cq_eventfd_toggle(&r->u, false);
 	r->registered = io_uring_register_files_sparse(&r->u, RING_SLOTS) == 0;
 	r->waiting_tail = &r->waiting;
 	r->posted_tail = &r->posted;
 	pthread_mutex_init(&r->post_lock, NULL);
 	r->base.ops = &uring_ops;
-	r->base.fd = r->u.ring_fd;
 	*ret = &r->base;
 	return 0;
 }

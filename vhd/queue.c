@@ -262,10 +262,15 @@ static int image_poll(struct blk_queue *queue, unsigned min_done, int timeout_ms
 	for (;;) {
 		bool waits = done < min_done && timeout_ms != 0;
 		int rc = ring_poll(q->ring, waits ? 1 : 0, waits ? timeout_ms : 0);
+		unsigned finished;
 
 		if (rc < 0)
 			return rc;
-		done += run_finished(q);
+		finished = run_finished(q);
+		done += finished;
+		/* What `done` submitted must have started before the caller sleeps on the descriptor. */
+		if (finished && min_done == 0)
+			continue;
 		if (done >= min_done || timeout_ms == 0 || (rc == 0 && timeout_ms > 0))
 			return (int)done;
 	}
