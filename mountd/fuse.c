@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/utsname.h>
+#include <time.h>
 
 #define MAX_TRANSFER (1u << 20)
 #define CACHE_SECONDS 3600.0 /* nothing changes behind the kernel's back */
