@@ -508,7 +508,7 @@ static const struct hostile_row rows[] = {
 	 .base = &base},
 	{"finds the parent by a name in little-endian UTF-16", &child, .scene = beside, .bend = name_little_endian,
 	 .base = &base},
-	{"warns of another time stamp", &child, .scene = older_parent, .base = &base, .warning = "time stamp"},
+	{"warns of another time stamp", &child, .scene = older_parent, .base = &base, .warning = "modification time"},
 	{"opens the parent that it is told", &child, .scene = outside_relative, .base = &base, .parent = "out/base.vhd"},
 	{"opens a parent in a folder that was allowed", &child, .scene = outside_relative, .base = &base, .allow = "out"},
 	{"opens a raw parent", &child, .scene = raw_parent, .base = &fixed_base, .bend = null_uuid,

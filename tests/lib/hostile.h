@@ -33,7 +33,7 @@ struct hostile_row {
 	const char *allow;    /* a folder of <dir> that parents may lie in, besides "in" */
 	const char *parent;   /* an option to vhd_open, relative to <dir> */
 	bool parent_raw;
-	bool unsalvageable;   /* VHD_OPEN_SALVAGE has to refuse it too */
+	bool unsalvageable;   /* VHD_OPEN_SALVAGE has to refuse it too; what it does not refuse, it must open */
 };
 
 /* Runs every row as a test of its own, named "<group>: <row>". Returns the number that failed. */
