@@ -85,6 +85,11 @@ for file in "${all[@]}"; do
 	grep -qxF "$file" <<< "$listed" || complain "$file: listed in no Makemodule.am"
 done
 
+# A list begun twice loses its first half; automake only warns.
+while IFS= read -r line; do
+	complain "$line: begun twice"
+done < <(grep -HoE '^[^[:space:]#]+_SOURCES =' */Makemodule.am | sort | uniq -d)
+
 # Libraries neither log nor exit. What is a library, the Makemodule.am files say.
 library=$(for file in common/Makemodule.am vhd/Makemodule.am; do
 	[ -f "$file" ] && awk -v d="$(dirname "$file")" '

@@ -56,4 +56,11 @@ if said=$("$lint" "$tree" 2>&1) || ! grep -q 'one file only' <<< "$said"; then
 	echo 'two users of libfuse are not found' >&2
 	failed=1
 fi
+
+fresh_tree
+echo '%C%_libvhd_core_la_SOURCES = %D%/open.c' >> "$tree/vhd/Makemodule.am"
+if said=$("$lint" "$tree" 2>&1) || ! grep -q 'begun twice' <<< "$said"; then
+	echo 'a list that is begun twice is not found' >&2
+	failed=1
+fi
 exit $failed
