@@ -91,6 +91,8 @@ static int map_print(const struct cli *cli, const struct cli_disk *disk)
 			extent_take(&printer, &extents[i]);
 		offset = extents[count - 1].offset + extents[count - 1].length;
 		blk_unmap(disk->blk);
+		if (ferror(stdout))
+			return CLI_FAILED;
 		if (interrupt_seen())
 			return cli_fail(cli, "%s: interrupted at offset %" PRIu64, disk->path, offset);
 	}

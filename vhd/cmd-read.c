@@ -81,6 +81,8 @@ static int range_print(const struct cli *cli, const struct cli_disk *disk, uint6
 	progress_begin(&progress, stderr, cli->progress_mode, "bytes", scan.end);
 	r = scan_run(&scan, &err);
 	progress_end(&progress);
+	if (r == -EPIPE)
+		return CLI_FAILED;
 	return r < 0 ? cli_fail_err(cli, &err) : CLI_OK;
 }
 

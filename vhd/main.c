@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,9 +30,12 @@ static void help_print(FILE *out)
 
 static int stdout_finish(int code)
 {
+	errno = 0;
 	if (fflush(stdout) == 0 && !ferror(stdout))
 		return code;
-	fprintf(stderr, "vhd: standard output: %s\n", errno ? strerror(errno) : "cannot be written");
+	/* Whoever read from a pipe has seen enough; there is nothing to say about that. */
+	if (errno && errno != EPIPE)
+		fprintf(stderr, "vhd: standard output: %s\n", strerror(errno));
 	return CLI_FAILED;
 }
 
@@ -55,6 +59,8 @@ int main(int argc, char **argv)
 	struct cli cli;
 	int code;
 
+	/* A reader that goes away is an error like others: images are closed, not dropped. */
+	signal(SIGPIPE, SIG_IGN);
 	if (argc < 2)
 		return usage_fail("no command given", NULL);
 	if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
