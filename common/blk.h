@@ -115,8 +115,8 @@ static inline void blk_info(const struct blk *blk, struct blk_info *ret)
 }
 
 /*
- * Makes a queue for the calling thread. `ring` (ring.h) is shared with the thread's other queues, or NULL for one of
- * its own. Freed with blk_queue_free before the disk is closed. -errno: no memory, no descriptors.
+ * Makes a queue for the calling thread. `ring` (ring.h) is shared with the thread's other queues, which must all be
+ * polled then, or NULL for one of its own. Freed with blk_queue_free before the disk is closed. -errno: no memory, no descriptors.
  */
 static inline int blk_queue_new(struct blk *blk, struct ring *ring, struct blk_queue **ret, struct err *err)
 {

@@ -20,6 +20,7 @@
 
 /* VHD_MAX_LAYERS files of one chain and then some; more than that go by descriptor. */
 #define RING_SLOTS 320
+#define TRANSFER_MAX (1u << 30)
 
 struct uring {
 	struct ring base;
@@ -44,17 +45,19 @@ static void uring_prepare(struct uring *r, struct ring_io *io, struct io_uring_s
 	const struct iovec *iov = ring_io_iov(io, &count);
 	uint64_t offset = io->offset + io->moved;
 	int fd = r->registered ? io->slot : r->files[io->slot]->fd;
+	/* The kernel moves less than 2 GiB at a time; what is left follows as after any short transfer. */
+	unsigned length = count == 1 ? (unsigned)(iov->iov_len < TRANSFER_MAX ? iov->iov_len : TRANSFER_MAX) : 0;
 
 	switch (io->op) {
 	case RING_READ:
 		if (count == 1)
-			io_uring_prep_read(sqe, fd, iov->iov_base, (unsigned)iov->iov_len, offset);
+			io_uring_prep_read(sqe, fd, iov->iov_base, length, offset);
 		else
 			io_uring_prep_readv(sqe, fd, iov, (unsigned)count, offset);
 		break;
 	case RING_WRITE:
 		if (count == 1)
-			io_uring_prep_write(sqe, fd, iov->iov_base, (unsigned)iov->iov_len, offset);
+			io_uring_prep_write(sqe, fd, iov->iov_base, length, offset);
 		else
 			io_uring_prep_writev(sqe, fd, iov, (unsigned)count, offset);
 		break;

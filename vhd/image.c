@@ -110,6 +110,13 @@ static int image_blk_map(struct blk *blk, uint64_t offset, uint64_t length, stru
 
 static void image_free(struct image *image)
 {
+	while (image->bitmaps_dirty) { /* after a failed commit; those that live are in the tables too */
+		struct bitmap *b = image->bitmaps_dirty;
+
+		image->bitmaps_dirty = b->next;
+		if (b->dead)
+			free(b);
+	}
 	for (unsigned i = 0; image->layers && i < image->layer_count; i++) {
 		struct image_layer *l = &image->layers[i];
 
@@ -124,13 +131,6 @@ static void image_free(struct image *image)
 
 		image->bitmaps_retired = b->next;
 		free(b);
-	}
-	while (image->bitmaps_dirty) { /* after a failed commit: those still in the tables were freed above */
-		struct bitmap *b = image->bitmaps_dirty;
-
-		image->bitmaps_dirty = b->next;
-		if (b->dead)
-			free(b);
 	}
 	while (image->pending_free) {
 		struct pending *p = image->pending_free;

@@ -246,15 +246,16 @@ static unsigned take_gaps(struct slots *s, const struct layer *leaf, unsigned wa
 	return n;
 }
 
+/* How many slots to get: a step, but no more than the disk has blocks left for. */
 static unsigned slots_missing(const struct image *image)
 {
 	const struct slots *s = &image->slots;
-	uint32_t most = image_leaf(image)->block_count - image->allocated;
-	unsigned want = s->step;
+	uint32_t left = image_leaf(image)->block_count - image->allocated;
 
-	if (most > s->ready.count && want > most - s->ready.count)
-		want = most - s->ready.count;
-	return want;
+	if (left <= s->ready.count)
+		return image->slot_waiters ? 1 : 0;
+	left -= s->ready.count;
+	return s->step < left ? s->step : left;
 }
 
 int slots_prepare(struct image *image)
@@ -262,12 +263,15 @@ int slots_prepare(struct image *image)
 	struct slots *s = &image->slots;
 	const struct layer *leaf = image_leaf(image);
 	unsigned want = slots_missing(image), n = 0;
-	uint32_t *batch = malloc(want * sizeof(*batch));
+	uint32_t *batch;
 	uint64_t room_from = UINT64_MAX - PAYLOAD_ALIGN;
 	bool extended = false;
 	int rc = 0;
 
 	s->wanted = false;
+	if (want == 0)
+		return 0;
+	batch = malloc(want * sizeof(*batch));
 	if (!batch)
 		return -ENOMEM;
 	while (n < want && s->punched.count > 0)

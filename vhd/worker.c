@@ -76,15 +76,22 @@ static void do_commit(struct image *image)
 	struct part *waiters = take_flush_waiters(image);
 
 	image->worker_result = image_commit(image);
+	if (image->worker_result) /* not again at once */
+		clock_gettime(CLOCK_MONOTONIC, &image->dirty_since);
 	post_all(waiters, image->worker_result);
 	reclaim(image);
 }
 
-/* Out of space: what was freed but not yet cleared on disk can still help. */
-static int prepare_by_freeing(struct image *image)
+static bool is_out_of_space(int rc)
+{
+	return rc == -ENOSPC || rc == -EDQUOT || rc == -EFBIG;
+}
+
+/* What was freed but not yet cleared on disk can still help. */
+static int prepare_by_freeing(struct image *image, int rc)
 {
 	if (image->slots.freed.count == 0 && image->slots.cleared.count == 0)
-		return -ENOSPC;
+		return rc;
 	do_commit(image);
 	reclaim(image);
 	reclaim(image);
@@ -95,8 +102,8 @@ static void do_prepare(struct image *image)
 {
 	int rc = slots_prepare(image);
 
-	if (rc == -ENOSPC && image->slot_waiters)
-		rc = prepare_by_freeing(image);
+	if (is_out_of_space(rc) && image->slot_waiters)
+		rc = prepare_by_freeing(image, rc);
 	/* Ahead of need a failure means nothing yet. Who waits hears of it, unless there are slots after all. */
 	if (rc == 0 || image->slots.ready.count > 0)
 		post_all(take_slot_waiters(image), 0);
