@@ -299,8 +299,9 @@ int bat_load(struct layer_scan *scan)
 
 	layer->allocated = bat.allocated;
 	layer->payload_aligned = bat.misaligned % 8 == 0;
-	if (bat.allocated && layer_block_range(layer, bat.highest).offset + layer_block_range(layer, 0).length > layer->data_end)
-		layer->data_end = layer_block_range(layer, bat.highest).offset + layer_block_range(layer, 0).length;
+	last = layer_block_range(layer, bat.highest);
+	if (bat.allocated && last.offset + last.length > layer->data_end)
+		layer->data_end = last.offset + last.length;
 
 	r = overlaps_find(&bat);
 	if (r == -ENOMEM)
