@@ -184,8 +184,8 @@ static void time_stamp_check(const struct walk *walk, const struct layer *child,
 	if (fstat(parent->store->file.fd, &st) == 0 && st.st_mtime - VHD_EPOCH == (time_t)stamp)
 		return;
 	defect_report(&scope, VHD_WARNING, "parent-time-stamp", VHD_E_CORRUPT, child->header_offset + 0x38,
-	              "the time stamp recorded for the parent %s is not its modification time: it was changed, or copied, since "
-	              "this differencing disk was made; if its content changed, this disk is wrong", parent->path);
+	              "the time stamp recorded for the parent %s is not its modification time: it was changed, or copied, "
+	              "since this differencing disk was made; if its content changed, this disk is wrong", parent->path);
 }
 
 static int uuid_check(const struct layer *child, const struct layer *parent, struct err *err)
