@@ -243,6 +243,7 @@ int bat_load(struct layer_scan *scan)
 {
 	struct layer *layer = scan->layer;
 	struct bat_scan bat = {.scan = scan};
+	struct byte_range last;
 	uint64_t last_start = 0;
 	uint32_t present = 0;
 	int r;
