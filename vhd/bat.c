@@ -243,6 +243,7 @@ int bat_load(struct layer_scan *scan)
 {
 	struct layer *layer = scan->layer;
 	struct bat_scan bat = {.scan = scan};
+	struct byte_range last;
 	uint64_t last_start = 0;
 	uint32_t present = 0;
 	int r;
@@ -299,8 +300,9 @@ int bat_load(struct layer_scan *scan)
 
 	layer->allocated = bat.allocated;
 	layer->payload_aligned = bat.misaligned % 8 == 0;
-	if (bat.allocated && layer_block_range(layer, bat.highest).offset + layer_block_range(layer, 0).length > layer->data_end)
-		layer->data_end = layer_block_range(layer, bat.highest).offset + layer_block_range(layer, 0).length;
+	last = layer_block_range(layer, bat.highest);
+	if (bat.allocated && last.offset + last.length > layer->data_end)
+		layer->data_end = last.offset + last.length;
 
 	r = overlaps_find(&bat);
 	if (r == -ENOMEM)

@@ -172,7 +172,7 @@ static struct defect_scope child_scope(const struct walk *walk)
 	return (struct defect_scope){walk->chain->layers[walk->chain->count - 1]->path, walk->sink, walk->err};
 }
 
-/* The parent's UUID is right. Old and new tools disagree on which of its times a child records, so either will do. */
+/* The UUID is right. Tools disagree on which of the parent's times a child records, so either will do. */
 static void time_stamp_check(const struct walk *walk, const struct layer *child, const struct layer *parent)
 {
 	struct defect_scope scope = child_scope(walk);
@@ -184,8 +184,8 @@ static void time_stamp_check(const struct walk *walk, const struct layer *child,
 	if (fstat(parent->store->file.fd, &st) == 0 && st.st_mtime - VHD_EPOCH == (time_t)stamp)
 		return;
 	defect_report(&scope, VHD_WARNING, "parent-time-stamp", VHD_E_CORRUPT, child->header_offset + 0x38,
-	              "the parent %s was changed, or copied, since this differencing disk was made: its modification time is "
-	              "not the one recorded; if its content changed, this disk is wrong", parent->path);
+	              "the time stamp recorded for the parent %s is not its modification time: it was changed, or copied, "
+	              "since this differencing disk was made; if its content changed, this disk is wrong", parent->path);
 }
 
 static int uuid_check(const struct layer *child, const struct layer *parent, struct err *err)
@@ -196,8 +196,8 @@ static int uuid_check(const struct layer *child, const struct layer *parent, str
 		return 0;
 	vhd_uuid_text(child->header.parent_uuid, wanted);
 	vhd_uuid_text(parent->footer.uuid, found);
-	return err_set(err, VHD_E_PARENT_MISMATCH, "%s: %s is not its parent: the Unique Id is %s where the child's header "
-	               "says %s; name the right file with --parent FILE", child->path, parent->path, found, wanted);
+	return err_set(err, VHD_E_PARENT_MISMATCH, "%s: %s is not its parent: the Unique Id is %s where the child's "
+	               "header says %s; name the right file with --parent FILE", child->path, parent->path, found, wanted);
 }
 
 /* Opens `path` as the parent of the last layer, or says why it is not. Adds it to the chain. */

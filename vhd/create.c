@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * New images. A dynamic disk is laid out as: copy of the footer, header at 512, BAT at 4096 (padded with FF to a sector),
- * for a differencing disk its parent locators, footer. No batmap.
+ * New images. A dynamic disk is laid out as: copy of the footer, header at 512, BAT at 4096 (padded with FF to a
+ * sector), for a differencing disk its parent locators, footer. No batmap.
  */
 #include <errno.h>
 #include <fcntl.h>
