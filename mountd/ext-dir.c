@@ -103,8 +103,8 @@ static int block_write(struct ext *ext, struct inode *inode, uint32_t logical, u
 	uint64_t block;
 	int e = block_number(ext, inode, logical, &block);
 
-	if (e)
-		return e;
+	if (e || !block)
+		return e ? e : -EUCLEAN;
 	code = ext2fs_write_dir_block4(ext->lib, block, content, 0, inode->ino);
 	return code ? ext_errno(code) : 0;
 }

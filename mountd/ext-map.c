@@ -156,6 +156,9 @@ static int load_blocks(struct ext *ext, struct inode *inode, uint64_t logical, s
 	struct ext2_inode *base = inode_base(inode);
 	uint64_t end = (inode_bytes(inode) + ext->block_size - 1) / ext->block_size;
 
+	/* A new block is mapped before the size says so. */
+	if (end <= logical)
+		end = logical + 1;
 	c->to = logical;
 	while (logical < end) {
 		const uint8_t *block = (const uint8_t *)base->i_block;
@@ -189,7 +192,6 @@ static int load_blocks(struct ext *ext, struct inode *inode, uint64_t logical, s
 			c->to = logical + 1;
 		}
 	}
-	c->to = UINT64_MAX;
 	return 0;
 }
 
@@ -436,10 +438,13 @@ static void cache_added(struct inode *inode, struct run run)
 	if (!c)
 		return;
 	pthread_mutex_lock(&c->lock);
-	if (c->to == UINT64_MAX && run.logical >= c->from &&
+	if (run.logical >= c->from && run.logical <= c->to &&
 	    (c->count == 0 || c->runs[c->count - 1].logical + c->runs[c->count - 1].count <= run.logical)) {
+		uint64_t to = c->to;
+
 		kept = cache_push(c, run);
-		c->to = UINT64_MAX;
+		if (c->to < to)
+			c->to = to;
 	}
 	if (!kept) {
 		c->count = 0;
