@@ -9,7 +9,9 @@ srcdir=${VHDKIT_SRCDIR:-$(cd "$(dirname "$0")/../.." && pwd)}
 
 images=${VHDKIT_IMAGES:-$srcdir/../shared/images}
 [ -f "$images/INDEX.tsv" ] || skip "no collection of real images at $images (set VHDKIT_IMAGES); tests/e2e/fixtures.sh has our own"
-command -v xz >/dev/null || skip "xz, which unpacks the collection, is not installed"
+if cut -f1 "$images/INDEX.tsv" | grep -q "\.xz$" && ! command -v xz >/dev/null; then
+	skip "xz, which unpacks the collection, is not installed"
+fi
 
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
