@@ -13,6 +13,9 @@
 #define STEP_FIRST_BYTES (64u << 20)
 #define STEP_LAST_BYTES (512u << 20)
 #define STEP_FIRST_SLOTS 64u
+
+/* Zeros behind the last slot while the image is open: what the file ends in must not be the guest's (cut_behind). */
+#define TAIL_BYTES 4096u
 #define STEP_LAST_SLOTS 1024u
 
 static int list_push(struct slot_list *l, uint32_t slot, uint32_t epoch)
@@ -147,19 +150,36 @@ uint64_t slots_used_end(const struct image *image)
 	return end;
 }
 
+/*
+ * Takes away what lay behind the last structure: the footer, and what a crash left. One sector of zeros stays, durably
+ * before the cut: were a block's last sector the file's last, a guest could write a footer of its own there.
+ */
+static int cut_behind(struct image *image, uint64_t end)
+{
+	static const uint8_t zeros[VHD_SECTOR];
+	struct store *store = image_leaf(image)->store;
+	uint64_t size;
+	int rc = store->ops->write(store, zeros, sizeof(zeros), end);
+
+	if (rc == 0)
+		rc = image_sync(image, STORE_BARRIER_SLOTS);
+	if (rc == 0)
+		rc = store->ops->size(store, &size);
+	if (rc == 0 && size > end + sizeof(zeros))
+		rc = store->ops->truncate(store, end + sizeof(zeros));
+	return rc;
+}
+
 /* Appends up to `want` slots; *ret_count of them, in `ret`. */
 static int extend(struct image *image, unsigned want, uint32_t *ret, unsigned *ret_count)
 {
 	struct slots *s = &image->slots;
 	const struct layer *leaf = image_leaf(image);
 	struct store *store = leaf->store;
-	uint64_t size;
 	int rc;
 
 	if (!s->cut) {
-		rc = store->ops->size(store, &size);
-		if (rc == 0 && size > s->end)
-			rc = store->ops->truncate(store, s->end);
+		rc = cut_behind(image, s->end);
 		if (rc)
 			return rc;
 		s->cut = true;
@@ -176,7 +196,7 @@ static int extend(struct image *image, unsigned want, uint32_t *ret, unsigned *r
 		}
 		if (n == 0)
 			return -EFBIG; /* the BAT can name no sector beyond 2 TiB */
-		rc = store->ops->allocate(store, s->end, end - s->end);
+		rc = store->ops->allocate(store, s->end, end - s->end + TAIL_BYTES);
 		if (rc == 0) {
 			s->end = end;
 			*ret_count = n;
