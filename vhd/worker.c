@@ -123,6 +123,11 @@ static bool commit_is_due(const struct image *image)
 	return now.tv_sec - image->dirty_since.tv_sec >= COMMIT_AFTER_SECONDS;
 }
 
+static bool work_is_due(const struct image *image)
+{
+	return image->worker_stopping || image->slot_waiters || image->slots.wanted || commit_is_due(image);
+}
+
 static void wait_for_work(struct image *image)
 {
 	struct timespec until;
@@ -150,14 +155,17 @@ static void *worker_main(void *arg)
 
 	pthread_mutex_lock(&image->lock);
 	while (!image->worker_stopping) {
-		if (image->slot_waiters || image->slots.wanted)
+		if (image->slot_waiters || image->slots.wanted) {
 			do_prepare(image);
-		else if (commit_is_due(image))
+		} else if (commit_is_due(image)) {
 			do_commit(image);
-		else if (reclaim_waits(image))
-			reclaim(image), wait_for_work(image);
-		else
-			wait_for_work(image);
+		} else {
+			if (reclaim_waits(image))
+				reclaim(image);
+			/* reclaim dropped the lock: a wake-up may have come while nobody waited for it. */
+			if (!work_is_due(image))
+				wait_for_work(image);
+		}
 	}
 	do_commit(image);
 	pthread_mutex_unlock(&image->lock);

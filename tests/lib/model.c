@@ -165,24 +165,34 @@ static void describe(const struct model *model, uint64_t sector, const uint8_t *
 		snprintf(ret, room, "bytes %02x %02x %02x %02x ...", content[0], content[1], content[2], content[3]);
 }
 
-int model_check(const struct model *model, const uint8_t *content, struct err *err)
+static unsigned last_done(const struct model *model, const struct model_sector *sector)
+{
+	unsigned i = sector->count;
+
+	while (i-- > 1)
+		if (model->requests[sector->values[i]].done)
+			return i;
+	return 0;
+}
+
+static int check(const struct model *model, const uint8_t *content, bool live, struct err *err)
 {
 	uint8_t allowed[SECTOR];
 
 	for (uint64_t s = 0; s < model->size / SECTOR; s++) {
 		const struct model_sector *sector = &model->sectors[s];
 		char found[80], list[120] = "";
-		unsigned i = sector->count;
+		unsigned i = sector->count, oldest = live ? last_done(model, sector) : 0;
 		bool good = false;
 
-		while (i-- > 0 && !good) {
+		while (i-- > oldest && !good) {
 			value_get(model, sector->values[i], s, allowed);
 			good = memcmp(allowed, content + s * SECTOR, SECTOR) == 0;
 		}
 		if (good)
 			continue;
 		describe(model, s, content + s * SECTOR, found, sizeof(found));
-		for (i = 0; i < sector->count && strlen(list) < sizeof(list) - 40; i++) {
+		for (i = oldest; i < sector->count && strlen(list) < sizeof(list) - 40; i++) {
 			const struct model_request *r = &model->requests[sector->values[i]];
 
 			snprintf(list + strlen(list), sizeof(list) - strlen(list), " %u%s", sector->values[i],
@@ -191,4 +201,14 @@ int model_check(const struct model *model, const uint8_t *content, struct err *e
 		return err_set(err, -EILSEQ, "sector %" PRIu64 " holds %s; allowed are the values of%s", s, found, list);
 	}
 	return 0;
+}
+
+int model_check(const struct model *model, const uint8_t *content, struct err *err)
+{
+	return check(model, content, false, err);
+}
+
+int model_check_live(const struct model *model, const uint8_t *content, struct err *err)
+{
+	return check(model, content, true, err);
 }

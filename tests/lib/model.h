@@ -55,8 +55,11 @@ void model_note(struct model *model, const struct model_event *event);
 /* What request `id` writes to a sector of 512 bytes. */
 void model_fill(uint32_t id, uint64_t sector, uint8_t *ret);
 
-/* Whether the disk may hold `content`. 0, or -EILSEQ and a sentence about the first sector that is wrong. */
+/* Whether the disk may hold `content` after a crash. 0, or -EILSEQ and a sentence about the first sector that is wrong. */
 int model_check(const struct model *model, const uint8_t *content, struct err *err);
+
+/* The same for what is read while nothing has crashed: the newest value that was done, or that of a later failure. */
+int model_check_live(const struct model *model, const uint8_t *content, struct err *err);
 
 /* As if `content`, which model_check found good, had been flushed: the model starts anew from it (borrowed). */
 void model_restart(struct model *model, const uint8_t *content);
