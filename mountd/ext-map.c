@@ -506,8 +506,18 @@ int map_mark_written(struct ext *ext, struct inode *inode, uint64_t logical, uin
 
 int map_remove(struct ext *ext, struct inode *inode, uint64_t first, uint64_t last)
 {
-	errcode_t code = ext2fs_punch(ext->lib, inode->ino, inode_base(inode), NULL, first, last);
+	struct ext2_super_block *super = ext->lib->super;
+	uint64_t blocks = ext2fs_blocks_count(super);
+	errcode_t code;
 
+	/*
+	 * e2fsprogs 1.47.0, ext2fs_punch: a stretch that ends with the file system's last block counts as beyond it, and is
+	 * neither freed nor kept. One block more, for as long as that takes, is the way around.
+	 */
+	if (blocks < UINT32_MAX || ext2fs_has_feature_64bit(super))
+		ext2fs_blocks_count_set(super, blocks + 1);
+	code = ext2fs_punch(ext->lib, inode->ino, inode_base(inode), NULL, first, last);
+	ext2fs_blocks_count_set(super, blocks);
 	inode_dirty(ext, inode);
 	map_forget(inode);
 	return code ? ext_errno(code) : 0;

@@ -102,12 +102,11 @@ static int paths_resolve(struct mount *m, struct err *err)
 
 	if (!realpath(m->options->image, m->image))
 		return err_set(err, -errno, "%s", strerror(errno));
-	if (!realpath(m->options->dir, m->dir)) {
-		if (errno == ENOTCONN)
-			return err_set(err, -ENOTCONN, "%s is still the place of a mount whose process has died: release it with "
-			               "vhd-umount %s", m->options->dir, m->options->dir);
+	if (!realpath(m->options->dir, m->dir) && errno != ENOTCONN)
 		return err_set(err, -errno, "cannot mount on %s: %s", m->options->dir, strerror(errno));
-	}
+	if (stat(m->options->dir, &stat_buffer) && errno == ENOTCONN)
+		return err_set(err, -ENOTCONN, "%s is still the place of a mount whose process has died: release it with "
+		               "vhd-umount %s", m->options->dir, m->options->dir);
 	if (stat(m->dir, &stat_buffer) || !S_ISDIR(stat_buffer.st_mode))
 		return err_set(err, -ENOTDIR, "cannot mount on %s: it is not a folder", m->options->dir);
 	return 0;
