@@ -149,7 +149,8 @@ static void the_inline_ring_completes_in_another_order_when_told_to(void **state
 	struct memory_file *file = memory_file_new(NULL);
 	struct store *store = store_memory_open(file, STORE_WRITE);
 	struct counted c[50];
-	struct iovec iov = {"x", 1};
+	char x = 'x';
+	struct iovec iov = {&x, 1};
 	struct ring *ring;
 	unsigned later = 0;
 
