@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include <errno.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -68,10 +69,15 @@ static ssize_t stdin_read(uint8_t *buffer, size_t length)
 	size_t have = 0;
 
 	while (have < length) {
-		ssize_t n = read(STDIN_FILENO, buffer + have, length - have);
+		struct pollfd fd = {.fd = STDIN_FILENO, .events = POLLIN};
+		ssize_t n;
 
+		/* A signal between the question and a read that blocks would be noticed too late. */
 		if (interrupt_seen())
 			return -EINTR;
+		if (poll(&fd, 1, 250) == 0)
+			continue;
+		n = read(STDIN_FILENO, buffer + have, length - have);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0)

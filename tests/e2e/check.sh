@@ -15,9 +15,10 @@ json_is damages 0
 json_is allocated_blocks 2
 same_bytes a.vhd copy
 
-# Two blocks at one place: the second BAT entry becomes the first one's.
-dd if=a.vhd of=entry bs=1 skip=1536 count=4 2> dd-says || fail dd
-dd if=entry of=a.vhd bs=1 seek=1544 conv=notrunc 2> dd-says || fail dd
+# Two blocks at one place: the third BAT entry becomes the first one's.
+table=$((0x$(od -An -tx1 -j 528 -N 8 a.vhd | tr -d ' ')))
+dd if=a.vhd of=entry bs=1 skip=$table count=4 2> dd-says || fail dd
+dd if=entry of=a.vhd bs=1 seek=$((table + 8)) conv=notrunc 2> dd-says || fail dd
 cp a.vhd copy
 exits 3 vhd check a.vhd
 says out 'damage'

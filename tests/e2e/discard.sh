@@ -19,7 +19,7 @@ exits 0 vhd discard c.vhd 0 2M
 exits 0 vhd read c.vhd 0 2M
 same_bytes zeros out
 exits 0 vhd read a.vhd 0 2M
-exits 0 cmp -n 2097152 out data
+cmp -n 2097152 out data || fail "the parent lost data"
 exits 1 vhd discard a.vhd 1 512
 exits 1 vhd discard a.vhd 64M 512
 exits 2 vhd discard a.vhd 0

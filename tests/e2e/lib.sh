@@ -67,3 +67,8 @@ allocated_bytes() {
 bytes() {
 	seq -w 0 99999999 | head -c "$1"
 }
+
+# Files are made under hidden names; none may stay.
+nothing_hidden() {
+	[ -z "$(find . -name '.?*')" ] || fail "left behind: $(find . -name '.?*')"
+}

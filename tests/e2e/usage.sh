@@ -8,14 +8,14 @@ says_nothing err
 commands=$(sed -n '/^Commands:/,/^$/s/^  \([a-z]*\) .*/\1/p' out)
 [ "$(wc -w <<< "$commands")" -eq 12 ] || fail "the commands: $commands"
 for command in $commands; do
-	exits 0 vhd $command --help
+	exits 0 vhd "$command" --help
 	says out "Usage: vhd $command"
 	says_nothing err
-	exits 2 vhd $command --no-such-option
-	says err "vhd $command --help"
+	exits 2 vhd "$command" --no-such-option
+	says err "vhd "$command" --help"
 	says_nothing out
-	exits 2 vhd $command
-	exits 2 vhd $command a b c d e
+	exits 2 vhd "$command"
+	exits 2 vhd "$command" a b c d e
 done
 exits 0 vhd --version
 says out 'vhd (vhdkit) '

@@ -1,0 +1,34 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# bash completion offers the commands, their options, and files.
+. "$VHDKIT_SRCDIR/tests/e2e/lib.sh"
+. "$VHDKIT_SRCDIR/docs/completion/vhd"
+
+# completes WANT WORD...: the last word becomes WANT, among others.
+completes() {
+	local want=$1
+	shift
+	COMP_WORDS=("$@")
+	COMP_CWORD=$(($# - 1))
+	COMPREPLY=()
+	_vhd "$1" "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
+	printf '%s\n' "${COMPREPLY[@]}" | grep -qxF -- "$want" || fail "'$*' does not offer '$want' but: ${COMPREPLY[*]}"
+}
+
+touch disk.vhd
+mkdir folder
+for command in $(vhd --help | sed -n '/^Commands:/,/^$/s/^  \([a-z]*\) .*/\1/p'); do
+	completes "$command" vhd "${command:0:1}"
+	for option in $(vhd "$command" --help | grep -oE -- '--[a-z-]+' | sort -u); do
+		completes "$option" vhd "$command" "${option:0:3}"
+	done
+done
+completes --version vhd --v
+completes disk.vhd vhd info di
+completes disk.vhd vhd info --json ''
+completes differencing vhd create -t d
+completes randwrite vhd bench --op randw
+completes raw vhd convert -O r
+completes raw vhd convert -f ''
+completes json vhd check --progress ''
+completes folder vhd info --allow-dir fo
