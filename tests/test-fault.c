@@ -325,7 +325,7 @@ static void fail_each(enum fault_op op, int error, bool partial)
 			failed += fault_run(&fault, NULL) > 0;
 		}
 	}
-	assert_true(failed > 10);
+	assert_true(failed > 5);
 }
 
 static void each_read_fails(void **state)
