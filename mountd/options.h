@@ -13,14 +13,13 @@ struct options {
 	bool foreground;
 	unsigned partition; /* 0: the only one */
 	const char *parent;
-	const char **allow_dirs; /* NULL-terminated */
+	const char **allow_dirs; /* NULL-terminated; the array is the caller's to free */
 	char fuse[256];          /* what goes on to FUSE, comma-separated */
 	const char *image, *dir;
 };
 
 /*
- * Fills `ret`. Prints and exits by itself for --help, --version (0) and usage errors (2). The arrays live as long as the
- * process.
+ * Fills `ret`. Prints and exits by itself for --help, --version (0) and usage errors (2).
  */
 void options_read(int argc, char **argv, struct options *ret);
 

@@ -277,16 +277,13 @@ static int wait_for_child(pid_t child, int ready)
 	return 1;
 }
 
-int main(int argc, char **argv)
+static int run(const struct options *options)
 {
-	struct options options;
 	int ready[2];
 	pid_t child;
 
-	options_read(argc, argv, &options);
-	image_name = options.image;
-	if (options.foreground)
-		return mount_run(&options, -1);
+	if (options->foreground)
+		return mount_run(options, -1);
 	if (pipe2(ready, O_CLOEXEC)) {
 		tell(LOG_ERR, strerror(errno));
 		return 1;
@@ -298,8 +295,20 @@ int main(int argc, char **argv)
 	}
 	if (child == 0) {
 		close(ready[0]);
-		return mount_run(&options, ready[1]);
+		return mount_run(options, ready[1]);
 	}
 	close(ready[1]);
 	return wait_for_child(child, ready[0]);
+}
+
+int main(int argc, char **argv)
+{
+	struct options options;
+	int status;
+
+	options_read(argc, argv, &options);
+	image_name = options.image;
+	status = run(&options);
+	free(options.allow_dirs);
+	return status;
 }
