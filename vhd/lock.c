@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "vhd/vhd.h"
@@ -124,7 +125,7 @@ static void process_name(const char *pid, char *ret, size_t size)
 }
 
 /* OFD locks name no process; /proc shows those of processes that we may look into. */
-static void holder_name(int fd, char *ret, size_t size)
+static bool holder_name(int fd, char *ret, size_t size)
 {
 	bool found = false;
 	struct dirent *entry;
@@ -133,10 +134,10 @@ static void holder_name(int fd, char *ret, size_t size)
 
 	snprintf(ret, size, "another process");
 	if (fstat(fd, &file) < 0)
-		return;
+		return false;
 	dir = opendir("/proc");
 	if (!dir)
-		return;
+		return false;
 	while (!found && (entry = readdir(dir))) {
 		if (!isdigit((unsigned char)entry->d_name[0]) || !process_holds(entry->d_name, &file, fd))
 			continue;
@@ -147,14 +148,14 @@ static void holder_name(int fd, char *ret, size_t size)
 			process_name(entry->d_name, ret, size);
 	}
 	closedir(dir);
+	return found;
 }
 
-int lock_take(int fd, const char *path, bool write, struct err *err)
+static int lock_try(int fd, bool write)
 {
 	static const int takes[] = {USE_READ, DENY_WRITE, DENY_RESIZE, USE_WRITE, USE_RESIZE};
 	static const int checks[] = {USE_WRITE, USE_RESIZE, DENY_READ, DENY_WRITE, DENY_RESIZE};
 	unsigned take_count = write ? 5 : 3, check_count = write ? 5 : 3, taken = 0;
-	char holder[128];
 	int r = 0;
 
 	while (taken < take_count && r == 0) {
@@ -169,9 +170,28 @@ int lock_take(int fd, const char *path, bool write, struct err *err)
 
 	for (unsigned i = 0; i < taken; i++)
 		byte_drop(fd, takes[i]);
+	return r;
+}
+
+int lock_take(int fd, const char *path, bool write, struct err *err)
+{
+	const struct timespec pause = {.tv_nsec = 25000000};
+	char holder[128];
+	int r = lock_try(fd, write);
+
+	/*
+	 * The kernel takes a killed program's ring apart some time after the program is gone, and only then lets go of
+	 * its files and locks (seen: 60 ms). While nobody is seen to hold the file it is worth waiting a little.
+	 */
+	for (int i = 0; i < 20 && r == -EAGAIN && !holder_name(fd, holder, sizeof(holder)); i++) {
+		nanosleep(&pause, NULL);
+		r = lock_try(fd, write);
+	}
+	if (r == 0)
+		return 0;
 	if (r != -EAGAIN)
 		return err_set(err, r, "%s: locking it failed: %s", path, strerror(-r));
-	holder_name(fd, holder, sizeof(holder));
+	(void)holder_name(fd, holder, sizeof(holder));
 	return err_set(err, VHD_E_IN_USE, "%s: in use: held by %s; close it there first%s", path, holder,
 	               write ? ", or open it read only if it is only being read there" : "");
 }
