@@ -31,6 +31,11 @@ static const char *folder(void)
 	return path;
 }
 
+static void index_path(char *ret, size_t size)
+{
+	snprintf(ret, size, "%s/INDEX.tsv", folder());
+}
+
 static void check_fragment(char **column)
 {
 	struct footer_disk disk;
@@ -92,12 +97,9 @@ static void real_footers_decode_as_their_index_says(void **state)
 	FILE *file;
 
 	(void)state;
-	snprintf(path, sizeof(path), "%s/INDEX.tsv", folder());
+	index_path(path, sizeof(path));
 	file = fopen(path, "re");
-	if (!file) {
-		print_message("skipped: no collection of real images at %s (set VHDKIT_IMAGES)\n", folder());
-		skip();
-	}
+	assert_non_null(file);
 	while (fgets(line, sizeof(line), file)) {
 		char *column[COLUMNS], *rest = line;
 		unsigned n = 0;
@@ -118,6 +120,12 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(real_footers_decode_as_their_index_says),
 	};
+	char path[1100];
 
+	index_path(path, sizeof(path));
+	if (access(path, R_OK)) { /* cmocka's own skip() counts as failed in TAP */
+		printf("1..0 # SKIP no collection of real images at %s (set VHDKIT_IMAGES)\n", folder());
+		return 0;
+	}
 	return cmocka_run_group_tests_name("real footers", tests, NULL, NULL);
 }
