@@ -39,10 +39,10 @@ struct op {
 static void random_path(char *ret, bool long_name)
 {
 	static const char *const folders[] = {"", "d0/", "d1/", "d0/d2/", "d1/d3/d4/"};
-	static const char *const names[] = {"f%u", "file with blanks %u", "d%u", "\xc3\xa4\xc3\xb6%u"};
+	static const char *const names[] = {"f", "file with blanks ", "d", "\xc3\xa4\xc3\xb6"};
 	char name[48];
 
-	snprintf(name, sizeof(name), names[rnd(4)], (unsigned)rnd(6));
+	snprintf(name, sizeof(name), "%s%u", names[rnd(4)], (unsigned)rnd(6));
 	if (long_name)
 		snprintf(name, sizeof(name), "a-name-that-is-rather-long-%u", (unsigned)rnd(40));
 	snprintf(ret, 64, "%s%s", folders[rnd(5)], name);

@@ -63,7 +63,12 @@ static int entry_check(struct bat_scan *bat, uint32_t block)
 		         layer->header.table_offset + (uint64_t)block * 4, entry, range.length, range.offset,
 		         scan->end < layer->file_size ? "the footer" : "the file's end", scan->end);
 		r = damage(bat, &bat->beyond_end, "bat-beyond-end", block, sentence);
-		bat->entries[block] = VHD_BAT_UNALLOCATED;
+		/* A block that the file's end cuts short can be salvaged as far as it goes. */
+		if (range.offset < scan->metadata_end || range.offset >= scan->end ||
+		    scan->end - range.offset <= layer->bitmap_bytes)
+			bat->entries[block] = VHD_BAT_UNALLOCATED;
+		else if (r == 0)
+			entry_accept(bat, entry);
 		return r;
 	}
 	if (range.offset < scan->metadata_end)
