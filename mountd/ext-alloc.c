@@ -11,6 +11,7 @@
 #include <errno.h>
 
 #define BATCH_MAX_BYTES (64u << 20)
+#define BATCH_MIN_BYTES (64u << 10) /* for files: small ones lie in one piece even when many grow at once */
 #define TRIES 16 /* stretches that are looked at before the longest of them is taken */
 
 static uint64_t first_block(const struct ext *ext)
@@ -74,6 +75,9 @@ int64_t alloc_blocks(struct ext *ext, struct inode *inode, uint64_t goal, uint64
 		uint64_t max = BATCH_MAX_BYTES / ext->block_size;
 		uint64_t want = inode->batch > count ? inode->batch : count;
 		uint64_t start, n;
+
+		if (LINUX_S_ISREG(inode_base(inode)->i_mode) && want < BATCH_MIN_BYTES / ext->block_size)
+			want = BATCH_MIN_BYTES / ext->block_size;
 
 		/* Not more than a share of what is left, or one file starves the others. */
 		if (max > ext2fs_free_blocks_count(ext->lib->super) / 8)

@@ -58,6 +58,23 @@ static int attribute_get(struct ext2_xattr_handle *handle, const char *name, voi
 	return code == EXT2_ET_EA_KEY_NOT_FOUND ? -ENODATA : code ? ext_errno(code) : 0;
 }
 
+/* The kernel asks before each write; most files have none, and that can be seen without the library. */
+static bool has_attributes(const struct ext *ext, struct inode *inode)
+{
+	uint32_t magic;
+	size_t at;
+
+	if (inode_base(inode)->i_file_acl || inode_base(inode)->osd2.linux2.l_i_file_acl_high)
+		return true;
+	if (ext->inode_size <= EXT2_GOOD_OLD_INODE_SIZE)
+		return false;
+	at = EXT2_GOOD_OLD_INODE_SIZE + (size_t)inode->raw->i_extra_isize;
+	if (at + sizeof(magic) > ext->inode_size)
+		return false;
+	memcpy(&magic, (const uint8_t *)inode->raw + at, sizeof(magic));
+	return magic != 0;
+}
+
 ssize_t ext_getxattr(struct fs *fs, uint64_t node, const char *name, void *value, size_t size)
 {
 	struct ext *ext = ext_of(fs);
@@ -71,8 +88,7 @@ ssize_t ext_getxattr(struct fs *fs, uint64_t node, const char *name, void *value
 		return result;
 	pthread_mutex_lock(&ext->lock);
 	inode = inode_known(ext, node);
-	/* The common case costs nothing: no block of attributes, no room for them in the inode. */
-	if (!inode_base(inode)->i_file_acl && ext->inode_size == EXT2_GOOD_OLD_INODE_SIZE) {
+	if (!has_attributes(ext, inode)) {
 		pthread_mutex_unlock(&ext->lock);
 		return -ENODATA;
 	}

@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <fuse_lowlevel.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -641,12 +642,19 @@ done:
 int session_run(struct session *session)
 {
 	struct fuse_loop_config config = {.clone_fd = 0, .max_idle_threads = THREADS_IDLE};
+	sigset_t set;
 	int e;
 
 	if (fuse_set_signal_handlers(session->fuse))
 		return -EIO;
 	session->handlers = true;
+	sigemptyset(&set);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGHUP);
+	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
 	e = fuse_session_loop_mt(session->fuse, &config);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
 	/* Positive: the number of the signal that ended it. */
 	return e < 0 ? e : 0;
 }

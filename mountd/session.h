@@ -21,7 +21,10 @@ struct session_options {
 int session_new(struct fs *fs, const char *dir, const struct session_options *options, struct session **ret,
                 struct err *err);
 
-/* Serves until it is unmounted, or a signal (INT, TERM, HUP) ends it. 0, or -errno if serving failed. */
+/*
+ * Serves until it is unmounted, or a signal (INT, TERM, HUP) ends it. These the caller has blocked in all threads; they
+ * are let through, to the calling thread, only while it serves. 0, or -errno if serving failed.
+ */
 int session_run(struct session *session);
 
 /* Unmounts if that did not happen yet. NULL-safe. */

@@ -184,7 +184,8 @@ static int mount_end(struct mount *m, struct err *err)
 	return e;
 }
 
-static void signals_block(bool block)
+/* For all threads: session_run lets them through, to this one, while it serves. */
+static void signals_block(void)
 {
 	sigset_t set;
 
@@ -192,7 +193,8 @@ static void signals_block(bool block)
 	sigaddset(&set, SIGINT);
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGHUP);
-	pthread_sigmask(block ? SIG_BLOCK : SIG_UNBLOCK, &set, NULL);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
+	signal(SIGPIPE, SIG_IGN);
 }
 
 static void go_to_background(int ready)
@@ -222,9 +224,7 @@ static int mount_run(const struct options *options, int ready)
 	bool named = false;
 	int e;
 
-	/* For all threads but this one, which asks for them while it serves. */
-	signals_block(true);
-	signal(SIGPIPE, SIG_IGN);
+	signals_block();
 	e = paths_resolve(&m, &err);
 	if (!e) {
 		e = image_open(&m, &err);
@@ -237,9 +237,7 @@ static int mount_run(const struct options *options, int ready)
 	if (!e) {
 		if (ready >= 0)
 			go_to_background(ready);
-		signals_block(false);
 		e = session_run(m.session);
-		signals_block(true);
 		if (e)
 			err_set(&err, e, "serving the mount failed: %s", strerror(-e));
 	}
