@@ -4,6 +4,7 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,12 +30,19 @@ struct bat_scan {
 	uint64_t beyond_end, on_metadata, overlaps; /* how many there were of each defect */
 };
 
-static int damage(struct bat_scan *bat, uint64_t *count, const char *code, uint32_t block, const char *sentence)
+/* The sentence is made only if it is told: a hostile table can have half a billion bad entries. */
+__attribute__((format(printf, 5, 6)))
+static int damage(struct bat_scan *bat, uint64_t *count, const char *code, uint32_t block, const char *format, ...)
 {
 	const struct layer *layer = bat->scan->layer;
+	char sentence[256];
+	va_list args;
 
 	if (++*count > BAT_SENTENCES_MAX)
 		return 0;
+	va_start(args, format);
+	vsnprintf(sentence, sizeof(sentence), format, args);
+	va_end(args);
 	return defect_report(&bat->scan->scope, VHD_DAMAGE, code, VHD_E_CORRUPT,
 	                     layer->header.table_offset + (uint64_t)block * 4, "%s", sentence);
 }
@@ -54,15 +62,13 @@ static int entry_check(struct bat_scan *bat, uint32_t block)
 	struct layer *layer = scan->layer;
 	uint32_t entry = bat->entries[block];
 	struct byte_range range = layer_block_range(layer, entry);
-	char sentence[256];
 	int r = 0;
 
 	if (!range_inside(range.offset, range.length, scan->end)) {
-		snprintf(sentence, sizeof(sentence), "BAT entry %" PRIu32 " (at offset %" PRIu64 ") is sector %" PRIu32
-		         ": a block of %" PRIu64 " bytes at offset %" PRIu64 " does not end before %s at %" PRIu64, block,
-		         layer->header.table_offset + (uint64_t)block * 4, entry, range.length, range.offset,
-		         scan->end < layer->file_size ? "the footer" : "the file's end", scan->end);
-		r = damage(bat, &bat->beyond_end, "bat-beyond-end", block, sentence);
+		r = damage(bat, &bat->beyond_end, "bat-beyond-end", block, "BAT entry %" PRIu32 " (at offset %" PRIu64
+		           ") is sector %" PRIu32 ": a block of %" PRIu64 " bytes at offset %" PRIu64 " does not end before %s at "
+		           "%" PRIu64, block, layer->header.table_offset + (uint64_t)block * 4, entry, range.length,
+		           range.offset, scan->end < layer->file_size ? "the footer" : "the file's end", scan->end);
 		/* A block that the file's end cuts short can be salvaged as far as it goes. */
 		if (range.offset < scan->metadata_end || range.offset >= scan->end ||
 		    scan->end - range.offset <= layer->bitmap_bytes)
@@ -75,11 +81,10 @@ static int entry_check(struct bat_scan *bat, uint32_t block)
 		for (unsigned i = 0; i < scan->metadata_count; i++) {
 			if (!ranges_overlap(range, scan->metadata[i].range))
 				continue;
-			snprintf(sentence, sizeof(sentence), "BAT entry %" PRIu32 " (at offset %" PRIu64 ") is sector %" PRIu32
-			         ": its block overlaps %s at offset %" PRIu64, block,
-			         layer->header.table_offset + (uint64_t)block * 4, entry, scan->metadata[i].name,
-			         scan->metadata[i].range.offset);
-			r = damage(bat, &bat->on_metadata, "bat-overlaps-metadata", block, sentence);
+			r = damage(bat, &bat->on_metadata, "bat-overlaps-metadata", block, "BAT entry %" PRIu32 " (at offset %"
+			           PRIu64 ") is sector %" PRIu32 ": its block overlaps %s at offset %" PRIu64, block,
+			           layer->header.table_offset + (uint64_t)block * 4, entry, scan->metadata[i].name,
+			           scan->metadata[i].range.offset);
 			bat->entries[block] = VHD_BAT_UNALLOCATED;
 			return r;
 		}
@@ -91,13 +96,11 @@ static int entry_check(struct bat_scan *bat, uint32_t block)
 static int entries_overlap(struct bat_scan *bat, uint32_t a, uint32_t b)
 {
 	uint32_t first = a < b ? a : b, second = a < b ? b : a;
-	char sentence[256];
 
-	snprintf(sentence, sizeof(sentence), "BAT entries %" PRIu32 " and %" PRIu32 " (sectors %" PRIu32 " and %" PRIu32
-	         ", offsets %" PRIu64 " and %" PRIu64 ") name blocks that overlap: at most one of them can be right", first,
-	         second, bat->entries[first], bat->entries[second], (uint64_t)bat->entries[first] * VHD_SECTOR,
-	         (uint64_t)bat->entries[second] * VHD_SECTOR);
-	return damage(bat, &bat->overlaps, "bat-overlap", second, sentence);
+	return damage(bat, &bat->overlaps, "bat-overlap", second, "BAT entries %" PRIu32 " and %" PRIu32 " (sectors %" PRIu32
+	              " and %" PRIu32 ", offsets %" PRIu64 " and %" PRIu64 ") name blocks that overlap: at most one of them "
+	              "can be right", first, second, bat->entries[first], bat->entries[second],
+	              (uint64_t)bat->entries[first] * VHD_SECTOR, (uint64_t)bat->entries[second] * VHD_SECTOR);
 }
 
 /* `block` overlaps another block, which starts at sector `other` and stands before it in the table. */
