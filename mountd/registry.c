@@ -7,6 +7,7 @@
 #include <limits.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -119,6 +120,24 @@ static int listen_at(const char *path)
 	return fd;
 }
 
+/* Takes away what killed processes left. */
+static void folder_sweep(const char *folder)
+{
+	struct dirent *entry;
+	DIR *d = opendir(folder);
+
+	while (d && (entry = readdir(d))) {
+		char *end;
+		long pid = strtol(entry->d_name, &end, 10);
+
+		if (end != entry->d_name && pid > 0 && (!strcmp(end, ".mount") || !strcmp(end, ".sock")) &&
+		    kill((pid_t)pid, 0) && errno == ESRCH)
+			(void)unlinkat(dirfd(d), entry->d_name, 0);
+	}
+	if (d)
+		closedir(d);
+}
+
 int registration_new(const char *image, const char *dir, struct registration **ret, struct err *err)
 {
 	struct registration *r = calloc(1, sizeof(*r));
@@ -132,6 +151,7 @@ int registration_new(const char *image, const char *dir, struct registration **r
 		free(r);
 		return e;
 	}
+	folder_sweep(r->folder);
 	snprintf(r->record, sizeof(r->record), "%s/%d.mount", r->folder, (int)getpid());
 	snprintf(r->socket_path, sizeof(r->socket_path), "%s/%d.sock", r->folder, (int)getpid());
 	r->listener = listen_at(r->socket_path);
