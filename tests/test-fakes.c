@@ -250,7 +250,7 @@ static int seen_check(void *user, const struct trace *trace, struct crash_state 
 static void seen_run(const struct trace *trace, int dropped, size_t only_point, struct seen *seen)
 {
 	struct crash_options options = {
-		.seed = 11, .states = 2000, .dropped = dropped, .check = seen_check, .user = seen,
+		.seed = 11, .states = 10000, .dropped = dropped, .check = seen_check, .user = seen,
 	};
 	struct crash_state failed;
 
