@@ -104,6 +104,8 @@ struct snapshot {
 	struct worker_write *writes;
 	unsigned count;
 	struct bitmap *bitmaps; /* off the dirty list, in the order of their writes */
+	unsigned own_count;     /* the writes before this have memory of their own */
+	struct slot_list owed;  /* off the image's list */
 	uint8_t *pages;         /* which BAT pages are in it */
 	struct batmap *batmap;
 	bool data_first;
@@ -111,9 +113,10 @@ struct snapshot {
 
 static void snapshot_done(struct snapshot *s)
 {
-	for (unsigned i = 0; i < s->count; i++)
+	for (unsigned i = 0; i < s->own_count; i++)
 		free(s->writes[i].iov.iov_base);
 	free(s->writes);
+	slot_list_done(&s->owed);
 	free(s->pages);
 	free(s->batmap);
 }
@@ -131,7 +134,7 @@ static int snapshot_add(struct snapshot *s, uint64_t offset, size_t length, uint
 		return -ENOMEM;
 	s->writes[s->count].iov = (struct iovec){buffer, length};
 	s->writes[s->count].offset = offset;
-	s->count++;
+	s->own_count = ++s->count;
 	*ret = buffer;
 	return 0;
 }
@@ -182,6 +185,18 @@ static int snapshot_bitmaps(struct image *image, struct snapshot *s)
 	return 0;
 }
 
+/* The all-ones bitmaps of new blocks; as whole pages where these are the slot's own, which file systems like better. */
+static void snapshot_owed(struct image *image, struct snapshot *s)
+{
+	for (unsigned i = 0; i < s->owed.count; i++) {
+		struct worker_write *w = &s->writes[s->count++];
+		uint32_t skip = s->owed.tag[s->owed.first + i] ? 0 : image->full_bitmap_bytes - image_leaf(image)->bitmap_bytes;
+
+		w->iov = (struct iovec){image->full_bitmap + skip, image->full_bitmap_bytes - skip};
+		w->offset = slot_payload(image_leaf(image), s->owed.slot[s->owed.first + i]) - image->full_bitmap_bytes + skip;
+	}
+}
+
 /* Takes the dirty bitmaps off their list; those whose block was given back go to retire. Returns how many are left. */
 static unsigned take_dirty_bitmaps(struct image *image, struct snapshot *s)
 {
@@ -216,6 +231,9 @@ static void snapshot_undo(struct image *image, struct snapshot *s)
 		else if (!b->dirty)
 			retire_now(image, b);
 	}
+	for (unsigned i = 0; i < s->owed.count; i++)
+		if (slots_owe_bitmap(image, s->owed.slot[s->owed.first + i], s->owed.tag[s->owed.first + i]))
+			atomic_store(&image->broken, -ENOMEM); /* the block would lack its bitmap for ever */
 	if (s->batmap)
 		image->batmap->dirty = true;
 	for (uint32_t page = 0; s->pages && page < bat_pages(image); page++) {
@@ -241,7 +259,9 @@ static int snapshot_take(struct image *image, struct snapshot *s)
 	bitmaps = take_dirty_bitmaps(image, s);
 	s->data_first = bitmaps > 0 || (image->has_parent && image->any_bat_dirty);
 	image->any_bat_dirty = false;
-	s->writes = calloc((size_t)pages + bitmaps, sizeof(*s->writes));
+	s->owed = image->slots.owed;
+	image->slots.owed = (struct slot_list){0};
+	s->writes = calloc((size_t)pages + bitmaps + s->owed.count, sizeof(*s->writes));
 	if (!s->writes)
 		return -ENOMEM;
 	if (image->batmap && image->batmap->dirty) {
@@ -251,7 +271,11 @@ static int snapshot_take(struct image *image, struct snapshot *s)
 		image->batmap->dirty = false;
 	}
 	rc = snapshot_bat(image, s);
-	return rc ? rc : snapshot_bitmaps(image, s);
+	if (rc == 0)
+		rc = snapshot_bitmaps(image, s);
+	if (rc == 0)
+		snapshot_owed(image, s);
+	return rc;
 }
 
 /* The bitmaps are durable: those that are full are needed no more. */

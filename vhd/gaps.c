@@ -8,7 +8,7 @@
 
 uint64_t slot_place(const struct layer *layer, uint64_t offset)
 {
-	return round_up(offset + layer->bitmap_bytes, PAYLOAD_ALIGN) - layer->bitmap_bytes;
+	return round_up(offset, PAYLOAD_ALIGN) + round_up(layer->bitmap_bytes, PAYLOAD_ALIGN) - layer->bitmap_bytes;
 }
 
 static int by_value(const void *a, const void *b)

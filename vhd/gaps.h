@@ -9,7 +9,10 @@
 /* The payload of blocks that we place starts at multiples of this: of the page, and of what 4 KiB disks can write. */
 #define PAYLOAD_ALIGN 4096u
 
-/* The first place at or behind `offset` for a slot whose payload is aligned; bytes. */
+/*
+ * The first place behind `offset` for a slot whose payload is aligned; bytes. The page or pages in front of the
+ * payload are all the slot's own: they hold its bitmap at their end, and else nothing.
+ */
 uint64_t slot_place(const struct layer *layer, uint64_t offset);
 
 /*

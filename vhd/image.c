@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 
 #include "common/checked.h"
+#include "vhd/gaps.h"
 #include "vhd/queue.h"
 
 static void image_blk_info(const struct blk *blk, struct blk_info *ret)
@@ -143,6 +144,7 @@ static void image_free(struct image *image)
 	free(image->first_parent);
 	free(image->bat_dirty);
 	free(image->batmap);
+	free(image->full_bitmap);
 	if (image->zeros)
 		munmap(image->zeros, IMAGE_ZEROS);
 	chain_done(&image->chain);
@@ -185,6 +187,23 @@ static int image_layer_init(struct image_layer *l, struct layer *layer)
 	return l->state && l->bitmaps ? 0 : -ENOMEM;
 }
 
+static int init_full_bitmap(struct image *image)
+{
+	const struct layer *leaf = image_leaf(image);
+	uint32_t sectors = leaf->block_size / VHD_SECTOR;
+	uint8_t *bits;
+
+	image->full_bitmap_bytes = (uint32_t)round_up(leaf->bitmap_bytes, PAYLOAD_ALIGN);
+	if (posix_memalign((void **)&image->full_bitmap, PAYLOAD_ALIGN, image->full_bitmap_bytes))
+		return -ENOMEM;
+	memset(image->full_bitmap, 0, image->full_bitmap_bytes);
+	bits = image->full_bitmap + image->full_bitmap_bytes - leaf->bitmap_bytes;
+	memset(bits, 0xff, sectors / 8);
+	if (sectors % 8)
+		bits[sectors / 8] = (uint8_t)(0xff00 >> (sectors % 8));
+	return 0;
+}
+
 static int image_init_memory(struct image *image)
 {
 	const struct layer *leaf;
@@ -203,7 +222,7 @@ static int image_init_memory(struct image *image)
 	image->dynamic = leaf->bat;
 	if (image->dynamic) {
 		image->bat_dirty = calloc(leaf->block_count / BAT_PAGE_ENTRIES + 1, 1);
-		if (!image->bat_dirty)
+		if (!image->bat_dirty || init_full_bitmap(image))
 			return -ENOMEM;
 	}
 	if (image->has_parent) {

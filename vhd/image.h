@@ -59,6 +59,7 @@ struct pending {
 	uint32_t block, slot;
 	unsigned writers;
 	bool published;        /* the BAT entry is visible in RAM */
+	bool own_pages;        /* of the slot (gaps.h) */
 	struct bitmap *bitmap; /* differencing disks: allocated ahead, so that publishing cannot fail */
 };
 
@@ -79,6 +80,12 @@ struct image {
 	uint32_t request_align, memory_align;
 	bool dynamic;      /* the leaf has a BAT */
 	bool has_parent;
+	/*
+	 * The bitmap of a dynamic disk's new block: all ones, at the end of whole pages of full_bitmap_bytes. What of the
+	 * block is not written yet reads as the zeros that are there.
+	 */
+	uint8_t *full_bitmap;
+	uint32_t full_bitmap_bytes;
 	void *zeros; /* IMAGE_ZEROS bytes, for file systems that cannot punch */
 	/* Per leaf block: the topmost parent that holds any of it, layer_count for none, 0 for not looked up yet. */
 	_Atomic uint16_t *first_parent;

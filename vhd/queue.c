@@ -68,6 +68,7 @@ struct part *part_new(struct image_queue *q, struct blk_req *req, uint64_t offse
 	p->offset = offset;
 	p->length = length;
 	p->pending = NULL;
+	p->carries_bitmap = false;
 	p->buffer = NULL;
 	p->epoch = epoch_enter(q);
 	return p;
@@ -103,31 +104,33 @@ void part_split(struct part *p)
 	part_free(p);
 }
 
-/* The memory of the part's range; the request's own iovec where that is the whole of it. */
-static int part_slice(struct part *p)
+static int part_reserve_iov(struct part *p, int n)
+{
+	struct iovec *more;
+
+	if (n <= p->iov_capacity)
+		return 0;
+	more = malloc(sizeof(*more) * (size_t)n);
+	if (!more)
+		return -ENOMEM;
+	if (p->iov != p->inline_iov)
+		free(p->iov);
+	p->iov = more;
+	p->iov_capacity = n;
+	return 0;
+}
+
+/* The memory of the part's range, behind `head` elements that the caller fills. */
+static int part_slice(struct part *p, int head)
 {
 	const struct blk_req *req = p->req;
 	uint64_t into = p->offset - req->offset;
-	int n;
+	int rc = part_reserve_iov(p, head + (req->iovcnt == 1 ? 1 : iov_slice_count(req->iov, into, p->length)));
 
-	if (p->length == req->length) {
-		p->io.iov = req->iov;
-		p->io.iovcnt = req->iovcnt;
-		return 0;
-	}
-	n = req->iovcnt == 1 ? 1 : iov_slice_count(req->iov, into, p->length);
-	if (n > p->iov_capacity) {
-		struct iovec *more = malloc(sizeof(*more) * (size_t)n);
-
-		if (!more)
-			return -ENOMEM;
-		if (p->iov != p->inline_iov)
-			free(p->iov);
-		p->iov = more;
-		p->iov_capacity = n;
-	}
+	if (rc)
+		return rc;
 	p->io.iov = p->iov;
-	p->io.iovcnt = iov_slice(req->iov, into, p->length, p->iov);
+	p->io.iovcnt = head + iov_slice(req->iov, into, p->length, p->iov + head);
 	return 0;
 }
 
@@ -139,16 +142,36 @@ void part_transfer(struct part *p, enum ring_op op, unsigned layer, uint64_t fil
 	p->io.slot = p->queue->slots[layer];
 	p->io.offset = file_offset;
 	p->io.length = p->length;
-	p->io.iovcnt = 0;
+	p->io.iov = p->req->iov;
+	p->io.iovcnt = p->req->iovcnt;
 	p->io.done = done;
-	if (op != RING_PUNCH) {
-		int rc = part_slice(p);
+	if (op != RING_PUNCH && p->length != p->req->length) {
+		int rc = part_slice(p, 0);
 
 		if (rc) {
 			done(&p->io, rc);
 			return;
 		}
 	}
+	ring_submit(p->queue->ring, &p->io);
+}
+
+void part_write_with_bitmap(struct part *p, void (*done)(struct ring_io *, int))
+{
+	struct image *image = p->queue->image;
+	int rc = part_slice(p, 1);
+
+	if (rc) {
+		done(&p->io, rc);
+		return;
+	}
+	p->carries_bitmap = true;
+	p->iov[0] = (struct iovec){image->full_bitmap, image->full_bitmap_bytes};
+	p->io.op = RING_WRITE;
+	p->io.slot = p->queue->slots[0];
+	p->io.offset = slot_payload(image_leaf(image), p->slot) - image->full_bitmap_bytes;
+	p->io.length = p->length + image->full_bitmap_bytes;
+	p->io.done = done;
 	ring_submit(p->queue->ring, &p->io);
 }
 

@@ -22,6 +22,7 @@ struct part {
 	unsigned layer;
 	unsigned epoch; /* parity: which queue->active counts this part; EPOCH_NONE while it only waits */
 	struct pending *pending;
+	bool carries_bitmap; /* the transfer begins with the new block's bitmap */
 	void *buffer; /* a bitmap being loaded */
 	struct part *next;
 	struct iovec *iov; /* a slice of the request's; inline_iov or allocated */
@@ -66,6 +67,9 @@ void part_pause(struct part *part);
 /* Sends the part as a transfer between the request's memory and `file_offset` of `layer`. */
 void part_transfer(struct part *part, enum ring_op op, unsigned layer, uint64_t file_offset,
                    void (*done)(struct ring_io *, int));
+
+/* As a write to the start of the part's new block, with the all-ones bitmap in front of it: one request to the disk. */
+void part_write_with_bitmap(struct part *part, void (*done)(struct ring_io *, int));
 
 /* Writes the next zeros of a part whose punch at file_offset was refused; zeros_written counts them. */
 void part_write_zeros(struct part *part, void (*done)(struct ring_io *, int));

@@ -18,31 +18,31 @@
 #define TAIL_BYTES 4096u
 #define STEP_LAST_SLOTS 1024u
 
-static int list_push(struct slot_list *l, uint32_t slot, uint32_t epoch)
+static int list_push(struct slot_list *l, uint32_t slot, uint32_t tag)
 {
 	if (l->first + l->count == l->capacity) {
 		/* Half of the room in front: move down instead of growing. */
 		if (l->first > l->capacity / 2) {
 			memmove(l->slot, l->slot + l->first, l->count * sizeof(*l->slot));
-			memmove(l->epoch, l->epoch + l->first, l->count * sizeof(*l->epoch));
+			memmove(l->tag, l->tag + l->first, l->count * sizeof(*l->tag));
 			l->first = 0;
 		} else {
 			unsigned capacity = l->capacity ? l->capacity * 2 : 64;
 			uint32_t *slots = realloc(l->slot, capacity * sizeof(*slots));
-			uint32_t *epochs;
+			uint32_t *tags;
 
 			if (!slots)
 				return -ENOMEM;
 			l->slot = slots;
-			epochs = realloc(l->epoch, capacity * sizeof(*epochs));
-			if (!epochs)
+			tags = realloc(l->tag, capacity * sizeof(*tags));
+			if (!tags)
 				return -ENOMEM;
-			l->epoch = epochs;
+			l->tag = tags;
 			l->capacity = capacity;
 		}
 	}
 	l->slot[l->first + l->count] = slot;
-	l->epoch[l->first + l->count] = epoch;
+	l->tag[l->first + l->count] = tag;
 	l->count++;
 	return 0;
 }
@@ -57,9 +57,9 @@ static uint32_t list_pop(struct slot_list *l)
 }
 
 /* What cannot be remembered stays reserved space in the file: harmless, and a later compact finds it. */
-static void list_push_or_leak(struct slot_list *l, uint32_t slot, uint32_t epoch)
+static void list_push_or_leak(struct slot_list *l, uint32_t slot, uint32_t tag)
 {
-	(void)list_push(l, slot, epoch);
+	(void)list_push(l, slot, tag);
 }
 
 static uint32_t epoch_now(const struct image *image)
@@ -74,13 +74,15 @@ static unsigned step_slots(const struct layer *leaf, unsigned bytes, unsigned sl
 	return n < 1 ? 1 : n < slots ? n : slots;
 }
 
-uint32_t slots_take(struct image *image)
+uint32_t slots_take(struct image *image, bool *ret_own_pages)
 {
 	struct slots *s = &image->slots;
 	uint32_t slot = VHD_BAT_UNALLOCATED;
 
-	if (s->ready.count > 0)
+	if (s->ready.count > 0) {
+		*ret_own_pages = s->ready.tag[s->ready.first];
 		slot = list_pop(&s->ready);
+	}
 	if (s->ready.count < s->step / 2 && !s->wanted) {
 		s->wanted = true;
 		worker_wake(image);
@@ -92,6 +94,11 @@ int slots_free(struct image *image, uint32_t slot)
 {
 	image->slots.gaps_sought = true; /* or never: see seek_gaps */
 	return list_push(&image->slots.freed, slot, 0);
+}
+
+int slots_owe_bitmap(struct image *image, uint32_t slot, bool own_pages)
+{
+	return list_push(&image->slots.owed, slot, own_pages);
 }
 
 void slots_give_back(struct image *image, uint32_t slot)
@@ -122,7 +129,7 @@ void slots_punch(struct image *image)
 	const struct layer *leaf = image_leaf(image);
 
 	image_epoch_advance(image);
-	while (s->cleared.count > 0 && image_epoch_passed(image, s->cleared.epoch[s->cleared.first])) {
+	while (s->cleared.count > 0 && image_epoch_passed(image, s->cleared.tag[s->cleared.first])) {
 		uint32_t slot = list_pop(&s->cleared);
 		struct byte_range r = layer_block_range(leaf, slot);
 		int rc;
@@ -208,40 +215,6 @@ static int extend(struct image *image, unsigned want, uint32_t *ret, unsigned *r
 }
 
 /*
- * A dynamic disk's new block is all present from the start: what is not written yet reads as the zeros that are there.
- * `room_from`: behind it, the gaps in front of bitmaps are the slots' own too, and bitmaps go out as whole pages: a
- * file system serialises direct writes of less than its block into new space.
- */
-static int write_bitmaps_ahead(struct image *image, const uint32_t *slots, unsigned count, uint64_t room_from)
-{
-	const struct layer *leaf = image_leaf(image);
-	struct worker_write *writes = calloc(count, sizeof(*writes));
-	size_t page = round_up(leaf->bitmap_bytes, PAYLOAD_ALIGN), gap = page - leaf->bitmap_bytes;
-	uint8_t *ones = NULL;
-	int rc = -ENOMEM;
-
-	if (writes && posix_memalign((void **)&ones, PAYLOAD_ALIGN, page) == 0) {
-		uint32_t sectors = leaf->block_size / VHD_SECTOR;
-
-		memset(ones, 0, page);
-		memset(ones + gap, 0xff, sectors / 8);
-		if (sectors % 8)
-			ones[gap + sectors / 8] = (uint8_t)(0xff00 >> (sectors % 8));
-		for (unsigned i = 0; i < count; i++) {
-			uint64_t slot = (uint64_t)slots[i] * VHD_SECTOR;
-			size_t skip = slot >= room_from + gap ? 0 : gap;
-
-			writes[i].iov = (struct iovec){ones + skip, page - skip};
-			writes[i].offset = slot - gap + skip;
-		}
-		rc = worker_write_all(image, writes, count);
-	}
-	free(ones);
-	free(writes);
-	return rc;
-}
-
-/*
  * Once, before the first block is added. A slot freed in this session looks like a gap but may be on disk still: then
  * the gaps are left to the next session.
  */
@@ -284,8 +257,7 @@ int slots_prepare(struct image *image)
 	const struct layer *leaf = image_leaf(image);
 	unsigned want = slots_missing(image), n = 0;
 	uint32_t *batch;
-	uint64_t room_from = UINT64_MAX - PAYLOAD_ALIGN;
-	bool extended = false;
+	bool extended = false, own_pages;
 	int rc = 0;
 
 	s->wanted = false;
@@ -298,21 +270,19 @@ int slots_prepare(struct image *image)
 		batch[n++] = list_pop(&s->punched);
 	seek_gaps(s, leaf);
 	pthread_mutex_unlock(&image->lock);
+	own_pages = n == 0; /* by slot_place; what was freed may be another program's */
 	if (n == 0)
 		n = take_gaps(s, leaf, want, batch);
 	if (n == 0) {
-		room_from = s->end;
 		rc = extend(image, want, batch, &n);
 		extended = rc == 0;
 	}
-	if (rc == 0 && !image->has_parent)
-		rc = write_bitmaps_ahead(image, batch, n, room_from);
 	if (rc == 0)
 		rc = image_sync(image, STORE_BARRIER_SLOTS);
 	pthread_mutex_lock(&image->lock);
 
 	for (unsigned i = 0; i < n; i++)
-		list_push_or_leak(rc ? &s->cleared : &s->ready, batch[i], epoch_now(image));
+		list_push_or_leak(rc ? &s->cleared : &s->ready, batch[i], rc ? epoch_now(image) : own_pages);
 	if (rc == 0 && extended && s->step < step_slots(leaf, STEP_LAST_BYTES, STEP_LAST_SLOTS))
 		s->step *= 2;
 	free(batch);
@@ -328,18 +298,19 @@ void slots_init(struct image *image)
 	s->step = step_slots(image_leaf(image), STEP_FIRST_BYTES, STEP_FIRST_SLOTS);
 }
 
-static void list_done(struct slot_list *l)
+void slot_list_done(struct slot_list *l)
 {
 	free(l->slot);
-	free(l->epoch);
+	free(l->tag);
 }
 
 void slots_done(struct slots *s)
 {
-	list_done(&s->freed);
-	list_done(&s->committing);
-	list_done(&s->cleared);
-	list_done(&s->punched);
-	list_done(&s->ready);
+	slot_list_done(&s->freed);
+	slot_list_done(&s->committing);
+	slot_list_done(&s->cleared);
+	slot_list_done(&s->punched);
+	slot_list_done(&s->ready);
+	slot_list_done(&s->owed);
 	free(s->gaps);
 }

@@ -8,7 +8,7 @@
  *   freed     the BAT entry is cleared in RAM
  *   cleared   ... and on disk, durably; waits until nobody can still be reading or writing it
  *   punched   reads as zeros, not durably so
- *   ready     zeros (and, in a dynamic disk, the all-ones bitmap) and file size are durable: may be used
+ *   ready     zeros and file size are durable: may be used
  *
  * Space behind the last structure enters at "punched" by extending the file.
  */
@@ -20,12 +20,13 @@ struct image;
 
 struct slot_list {
 	uint32_t *slot;
-	uint32_t *epoch; /* only of `cleared`: from when on it waits */
+	uint32_t *tag; /* cleared: the epoch from which on it waits; ready and owed: 1 if its pages are its own (gaps.h) */
 	unsigned first, count, capacity;
 };
 
 struct slots {
 	struct slot_list freed, committing, cleared, punched, ready;
+	struct slot_list owed; /* in the BAT, but the all-ones bitmap that a dynamic disk's new block gets is not written */
 	uint64_t end;   /* of the last structure or slot in the file, bytes; the worker's */
 	bool cut;       /* what lay behind `end` when the image was opened, the footer included, is gone; the worker's */
 	/* Slots in the space between the blocks that the image had when opened (gaps.h); the worker's, but for _sought. */
@@ -36,8 +37,14 @@ struct slots {
 	unsigned step;  /* slots of the next extension */
 };
 
-/* Under the lock: a ready slot, or VHD_BAT_UNALLOCATED when there is none: wait for the worker. */
-uint32_t slots_take(struct image *image);
+/*
+ * Under the lock: a ready slot, or VHD_BAT_UNALLOCATED when there is none: wait for the worker. *ret_own_pages: the
+ * bitmap may be written as whole pages, together with what follows.
+ */
+uint32_t slots_take(struct image *image, bool *ret_own_pages);
+
+/* Under the lock: the commit must write the slot's bitmap. 0 or -ENOMEM. */
+int slots_owe_bitmap(struct image *image, uint32_t slot, bool own_pages);
 
 /* Under the lock: a slot whose BAT entry is cleared in the same breath. 0 or -ENOMEM. */
 int slots_free(struct image *image, uint32_t slot);
@@ -60,5 +67,6 @@ uint64_t slots_used_end(const struct image *image);
 
 void slots_init(struct image *image);
 void slots_done(struct slots *slots);
+void slot_list_done(struct slot_list *list);
 
 #endif

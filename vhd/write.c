@@ -83,6 +83,7 @@ static void slot_waited(struct ring_io *io, int result)
 int part_take_slot(struct part *p)
 {
 	struct image *image = p->queue->image;
+	bool own_pages = false;
 	int rc = 0;
 
 	pthread_mutex_lock(&image->lock);
@@ -93,7 +94,7 @@ int part_take_slot(struct part *p)
 		p->slot = p->pending->slot;
 	} else if (atomic_load(&image->broken)) {
 		rc = -EROFS;
-	} else if ((p->slot = slots_take(image)) == VHD_BAT_UNALLOCATED) {
+	} else if ((p->slot = slots_take(image, &own_pages)) == VHD_BAT_UNALLOCATED) {
 		part_pause(p);
 		p->io.done = slot_waited;
 		p->next = NULL;
@@ -105,6 +106,7 @@ int part_take_slot(struct part *p)
 		p->pending = pending_new(image, p->block, p->slot);
 		if (p->pending) {
 			p->pending->writers = 1;
+			p->pending->own_pages = own_pages;
 		} else {
 			slots_give_back(image, p->slot);
 			rc = -ENOMEM;
@@ -138,6 +140,8 @@ void part_publish(struct part *p, int result)
 	struct bitmap *bitmap;
 
 	pthread_mutex_lock(&image->lock);
+	if (result == 0 && !pending->published && !image->has_parent && !p->carries_bitmap)
+		result = slots_owe_bitmap(image, p->slot, pending->own_pages);
 	if (result == 0 && !pending->published) {
 		if (image->has_parent) {
 			bitmap = pending->bitmap;
@@ -216,7 +220,9 @@ static bool write_in_block(struct part *p)
 	v = layer_block_view(&image->layers[0], p->block);
 	if (v.slot == VHD_BAT_UNALLOCATED) {
 		rc = part_take_slot(p);
-		if (rc == 0)
+		if (rc == 0 && into == 0 && !image->has_parent && p->pending->own_pages)
+			part_write_with_bitmap(p, new_block_done);
+		else if (rc == 0)
 			part_transfer(p, RING_WRITE, 0, slot_payload(leaf, p->slot) + into, new_block_done);
 		else if (rc < 0)
 			part_end(p, rc);
