@@ -56,6 +56,12 @@ static const struct scenario scenarios[] = {
 		.requests = 300, .zero_percent = 40, .flush_percent = 12, .whole_blocks = true, .states = 3500,
 	},
 	{
+		/* So few blocks and flushes that a slot given back is soon wanted again. */
+		.name = "dynamic-reuse",
+		.disk = {.type = DISK_DYNAMIC, .size = 48 << 10, .block_size = 8192, .blocks = 5},
+		.requests = 500, .zero_percent = 45, .flush_percent = 3, .whole_blocks = true, .states = 3000,
+	},
+	{
 		.name = "dynamic-foreign",
 		.disk = {.type = DISK_DYNAMIC, .size = 256 << 10, .block_size = 16384, .blocks = 10, .partial = true,
 		         .stale = true},
@@ -485,6 +491,7 @@ static void a_crash_while_blocks_come_and_go(void **state)
 {
 	(void)state;
 	scenario_run("dynamic-discard");
+	scenario_run("dynamic-reuse");
 }
 
 static void a_crash_in_a_disk_whose_bitmaps_are_partly_set(void **state)
