@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/checked.h"
 #include "common/iov.h"
 
 static void transfer_done(struct ring_io *io, int result)
@@ -17,6 +18,7 @@ struct bitmap_load {
 	struct iovec iov;
 	void (*again)(struct image_queue *, struct blk_req *, uint64_t, uint64_t);
 	uint8_t *bytes;
+	uint32_t skip; /* bytes in front of the bitmap */
 };
 
 static void bitmap_loaded(struct ring_io *io, int result)
@@ -34,7 +36,7 @@ static void bitmap_loaded(struct ring_io *io, int result)
 		struct bitmap *b = bitmap_new(p->block, layer->block_size / VHD_SECTOR);
 
 		if (b) {
-			bitmap_decode(b, load->bytes);
+			bitmap_decode(b, load->bytes + load->skip);
 			image_install_bitmap(image, p->layer, p->slot, b);
 		} else {
 			result = -ENOMEM;
@@ -55,17 +57,21 @@ void part_load_bitmap(struct part *p, unsigned layer, uint32_t block, uint32_t s
                       void (*again)(struct image_queue *, struct blk_req *, uint64_t, uint64_t))
 {
 	const struct layer *f = p->queue->image->layers[layer].layer;
+	/* Direct I/O may want more than sectors; then the payload behind is aligned so (direct_fits), and only the start moves. */
+	uint64_t at = (uint64_t)slot * VHD_SECTOR, start = round_down(at, f->store->offset_align);
+	uint32_t length = f->bitmap_bytes + (uint32_t)(at - start);
 	struct bitmap_load *load = malloc(sizeof(*load));
 	uint8_t *bytes = NULL;
 
-	if (!load || posix_memalign((void **)&bytes, 4096, f->bitmap_bytes)) {
+	if (!load || posix_memalign((void **)&bytes, 4096, length)) {
 		free(load);
 		part_end(p, -ENOMEM);
 		return;
 	}
-	load->iov = (struct iovec){bytes, f->bitmap_bytes};
+	load->iov = (struct iovec){bytes, length};
 	load->again = again;
 	load->bytes = bytes;
+	load->skip = (uint32_t)(at - start);
 	p->buffer = load;
 	p->layer = layer;
 	p->block = block;
@@ -74,8 +80,8 @@ void part_load_bitmap(struct part *p, unsigned layer, uint32_t block, uint32_t s
 	p->io.slot = p->queue->slots[layer];
 	p->io.iov = &load->iov;
 	p->io.iovcnt = 1;
-	p->io.offset = (uint64_t)slot * VHD_SECTOR;
-	p->io.length = f->bitmap_bytes;
+	p->io.offset = start;
+	p->io.length = length;
 	p->io.done = bitmap_loaded;
 	ring_submit(p->queue->ring, &p->io);
 }
