@@ -182,8 +182,11 @@ static int file_poll(struct blk_queue *queue, unsigned min_done, int timeout_ms)
 		if (rc < 0)
 			return rc;
 		n = q->done;
-		if (!q->finished && (n >= min_done || timeout_ms == 0 || (rc == 0 && timeout_ms > 0)))
+		if (!q->finished && (n >= min_done || timeout_ms == 0 || (rc == 0 && timeout_ms > 0))) {
+			if (min_done == 0 && q->ring->unheard)
+				ring_nudge(q->ring);
 			return (int)n;
+		}
 	}
 }
 

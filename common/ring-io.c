@@ -2,6 +2,8 @@
 #include "common/ring-io.h"
 
 #include <errno.h>
+#include <limits.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,6 +19,21 @@ int ring_new(unsigned flags, struct ring **ret, struct err *err)
 	return ring_pool_new(ret, err);
 }
 
+static void nudge_done(struct ring_io *io, int result)
+{
+	(void)result;
+	((struct ring *)((char *)io - offsetof(struct ring, nudge)))->nudged = false;
+}
+
+void ring_nudge(struct ring *ring)
+{
+	if (ring->nudged)
+		return;
+	ring->nudged = true;
+	ring->nudge.done = nudge_done;
+	ring_post(ring, &ring->nudge, 0);
+}
+
 static bool memory_is_aligned(const struct ring_io *io, uint32_t align)
 {
 	uintptr_t bits = 0;
@@ -28,15 +45,18 @@ static bool memory_is_aligned(const struct ring_io *io, uint32_t align)
 
 int ring_io_begin(struct ring_io *io, const struct ring_file *file)
 {
+	size_t align = file->memory_align < sizeof(void *) ? sizeof(void *) : file->memory_align; /* posix_memalign's least */
+
 	io->rest = NULL;
 	io->bounce = NULL;
 	io->moved = 0;
 	io->result = 0;
-	if (file->memory_align <= 1 || io->op > RING_WRITE || memory_is_aligned(io, file->memory_align))
+	if (io->op > RING_WRITE || (io->iovcnt <= IOV_MAX &&
+	                            (file->memory_align <= 1 || memory_is_aligned(io, file->memory_align))))
 		return 0;
 
 	io->rest = malloc(sizeof(*io->rest));
-	if (!io->rest || posix_memalign(&io->bounce, file->memory_align, io->length)) {
+	if (!io->rest || posix_memalign(&io->bounce, align, io->length)) {
 		free(io->rest);
 		io->rest = NULL;
 		io->bounce = NULL;

@@ -11,7 +11,7 @@
 int ring_uring_new(struct ring **ret, struct err *err); /* -ENOSYS, -EPERM, ...: io_uring cannot be had */
 int ring_pool_new(struct ring **ret, struct err *err);
 
-/* Before the first transfer: clears the ring's fields, bounces where `file` asks for it. 0 or -ENOMEM. */
+/* Before the first transfer: clears the ring's fields, bounces where `file` asks for it, or more than IOV_MAX pieces do. 0 or -ENOMEM. */
 int ring_io_begin(struct ring_io *io, const struct ring_file *file);
 
 /* The iovec of the next transfer. */

@@ -63,6 +63,13 @@ struct ring_ops {
 struct ring {
 	const struct ring_ops *ops;
 	int fd; /* poll(2)-able: readable when ring_poll has something to do; borrowed */
+	/*
+	 * Requests (blk.h) that were finished while another queue on this ring was polled, and whose `done` has not run.
+	 * A poll of any of them that precedes a sleep ends with ring_nudge while there are some.
+	 */
+	unsigned unheard;
+	struct ring_io nudge;
+	bool nudged;
 };
 
 #define RING_DEPTH 256u /* requests in the kernel at once; more wait in the ring */
@@ -116,5 +123,8 @@ static inline void ring_post(struct ring *ring, struct ring_io *io, int result)
 {
 	ring->ops->post(ring, io, result);
 }
+
+/* Makes `fd` readable until the next ring_poll, which may count one more than was asked for. */
+void ring_nudge(struct ring *ring);
 
 #endif

@@ -44,6 +44,10 @@ void request_put(struct image_queue *q, struct blk_req *req, int result)
 	req->next = NULL;
 	*q->finished_tail = req;
 	q->finished_tail = &req->next;
+	if (!q->at_work) { /* in the poll of another queue on this ring, maybe the last before its thread sleeps */
+		q->unheard++;
+		q->ring->unheard++;
+	}
 }
 
 struct part *part_new(struct image_queue *q, struct blk_req *req, uint64_t offset, uint64_t length)
@@ -230,8 +234,10 @@ static void image_submit(struct blk_queue *queue, struct blk_req *req)
 {
 	struct image_queue *q = (struct image_queue *)queue;
 	int rc = request_check(q->image, req);
+	bool was_at_work = q->at_work;
 	struct part *p;
 
+	q->at_work = true;
 	req->impl_count = 1;
 	req->impl_result = 0;
 	req->impl = NULL;
@@ -259,18 +265,23 @@ static void image_submit(struct blk_queue *queue, struct blk_req *req)
 		}
 	}
 	request_put(q, req, rc);
+	q->at_work = was_at_work;
 }
 
+/* Not what these submit and is finished at once: it could go on forever. */
 static unsigned run_finished(struct image_queue *q)
 {
+	struct blk_req *list = q->finished;
 	unsigned n = 0;
 
-	while (q->finished) {
-		struct blk_req *req = q->finished;
+	q->finished = NULL;
+	q->finished_tail = &q->finished;
+	q->ring->unheard -= q->unheard;
+	q->unheard = 0;
+	while (list) {
+		struct blk_req *req = list;
 
-		q->finished = req->next;
-		if (!q->finished)
-			q->finished_tail = &q->finished;
+		list = req->next;
 		req->done(req, req->impl_result);
 		n++;
 	}
@@ -280,23 +291,32 @@ static unsigned run_finished(struct image_queue *q)
 static int image_poll(struct blk_queue *queue, unsigned min_done, int timeout_ms)
 {
 	struct image_queue *q = (struct image_queue *)queue;
-	unsigned done = run_finished(q);
+	unsigned done, finished;
+	bool again = min_done == 0;
+	int rc;
 
+	q->at_work = true;
+	done = run_finished(q);
 	for (;;) {
-		bool waits = done < min_done && timeout_ms != 0;
-		int rc = ring_poll(q->ring, waits ? 1 : 0, waits ? timeout_ms : 0);
-		unsigned finished;
+		bool waits = done < min_done && timeout_ms != 0 && !q->finished;
 
+		rc = ring_poll(q->ring, waits ? 1 : 0, waits ? timeout_ms : 0);
 		if (rc < 0)
-			return rc;
+			break;
 		finished = run_finished(q);
 		done += finished;
 		/* What `done` submitted must have started before the caller sleeps on the descriptor. */
-		if (finished && min_done == 0)
+		if (finished && again) {
+			again = false;
 			continue;
-		if (done >= min_done || timeout_ms == 0 || (rc == 0 && timeout_ms > 0))
-			return (int)done;
+		}
+		if (done >= min_done || timeout_ms == 0 || (waits && rc == 0 && timeout_ms > 0))
+			break;
 	}
+	if (min_done == 0 && rc >= 0 && (finished || q->finished || q->ring->unheard))
+		ring_nudge(q->ring);
+	q->at_work = false;
+	return rc < 0 ? rc : (int)done;
 }
 
 static void image_queue_free(struct blk_queue *queue)

@@ -38,6 +38,8 @@ struct image_queue {
 	int *slots; /* of the ring, per layer */
 	struct part *free_parts;
 	struct blk_req *finished, **finished_tail;
+	bool at_work;     /* in submit or poll */
+	unsigned unheard; /* of `finished`: as in struct ring */
 	struct image_queue *next; /* of the image's; under its lock */
 	/* Parts and lookups at work, by parity of the epoch they began in. Written by this thread only. */
 	_Atomic uint32_t active[2];
