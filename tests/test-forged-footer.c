@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -139,11 +140,46 @@ static void a_forged_footer_where_the_file_can_grow_no_more_is_not_believed(void
 	temp_dir_free(dir);
 }
 
+/* Cut off, the footer leaves the last block's last sector where it was. */
+static void a_forged_footer_is_not_believed_where_the_file_had_lost_its_own(void **state)
+{
+	for (unsigned lost = 1; lost <= VHD_SECTOR; lost += VHD_SECTOR - 1) {
+		char *dir = temp_dir_new("forged"), path[256], copy[256];
+		struct vhd_create_options options = {.size_bytes = DISK_BYTES, .block_size_bytes = BLOCK_BYTES};
+		struct footer_disk forged;
+		struct blk_queue *queue;
+		struct stat st;
+		struct vhd *vhd;
+		struct err err;
+
+		(void)state;
+		forge(&forged);
+		snprintf(path, sizeof(path), "%s/a.vhd", dir);
+		snprintf(copy, sizeof(copy), "%s/b.vhd", dir);
+		assert_int_equal(vhd_create(path, &options, &err), 0);
+		for (unsigned session = 0; session < 2; session++) {
+			assert_int_equal(vhd_open(path, &(struct vhd_open_options){.flags = VHD_OPEN_WRITE}, &vhd, &err), 0);
+			assert_int_equal(blk_queue_new(vhd_blk(vhd), NULL, &queue, &err), 0);
+			assert_int_equal(blk_pwrite(queue, &forged, sizeof(forged), BLOCK_BYTES - (2 - session) * VHD_SECTOR), 0);
+			assert_int_equal(blk_flush(queue), 0);
+			if (session == 1)
+				crash_and_look(path, copy, &forged, 1);
+			blk_queue_free(queue);
+			assert_int_equal(vhd_close(vhd, &err), 0);
+			assert_int_equal(stat(path, &st), 0);
+			if (session == 0)
+				assert_int_equal(truncate(path, st.st_size - (lost == 1 ? VHD_SECTOR - 1 : VHD_SECTOR)), 0);
+		}
+		temp_dir_free(dir);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_forged_footer_in_the_last_block_is_not_believed_after_a_crash),
 		cmocka_unit_test(a_forged_footer_where_the_file_can_grow_no_more_is_not_believed),
+		cmocka_unit_test(a_forged_footer_is_not_believed_where_the_file_had_lost_its_own),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

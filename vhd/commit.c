@@ -358,5 +358,7 @@ int image_settle(struct image *image)
 		rc = store->ops->truncate(store, end + sizeof(footer));
 	if (rc == 0)
 		rc = image_sync(image, STORE_BARRIER_CLOSE);
+	if (rc == 0)
+		leaf->footer_source = FOOTER_AT_END;
 	return rc;
 }

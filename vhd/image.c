@@ -268,6 +268,22 @@ static int load_batmap(struct image *image, struct err *err)
 	          : 0;
 }
 
+/*
+ * A dynamic disk that lost its footer may end in a block: what a guest wrote there as its last sector would be the
+ * file's footer after a crash. Such a file gets its footer before anything else.
+ */
+static int settle_first(struct image *image, struct err *err)
+{
+	const struct layer *leaf = image_leaf(image);
+	int rc = 0;
+
+	if (image->dynamic && leaf->footer_source != FOOTER_AT_END && leaf->file_size < leaf->data_end + VHD_SECTOR)
+		rc = image_settle(image);
+	return rc ? err_set(err, rc, "%s: the footer, which is missing at the end, cannot be written: %s", leaf->path,
+	                    strerror(-rc))
+	          : 0;
+}
+
 int image_open_take(struct chain *chain, bool writable, bool salvage, struct image **ret, struct err *err)
 {
 	struct image *image = calloc(1, sizeof(*image));
@@ -301,6 +317,8 @@ int image_open_take(struct chain *chain, bool writable, bool salvage, struct ima
 	if (image->dynamic)
 		slots_init(image);
 	if (writable)
+		rc = settle_first(image, err);
+	if (rc == 0 && writable)
 		rc = load_batmap(image, err);
 	if (rc == 0 && writable)
 		rc = worker_start(image, err);
