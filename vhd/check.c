@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "common/checked.h"
+#include "vhd/gaps.h"
 #include "vhd/layer-scan.h"
 #include "vhd/locator.h"
 
@@ -101,9 +102,11 @@ static uint64_t structure_bytes(const struct layer *layer)
 static void check_unused(struct check *check, const struct defect_scope *scope, const struct layer *layer)
 {
 	uint64_t used = structure_bytes(layer), unused = layer->file_size > used ? layer->file_size - used : 0;
+	/* In front of each block's bitmap a gap may align its data: that is as it should be. */
+	uint64_t gaps = (uint64_t)layer->allocated * PAYLOAD_ALIGN;
 
 	check->result.unused_bytes += unused;
-	if (layer->footer.type != VHD_FIXED && unused >= UNUSED_WORTH_A_NOTE)
+	if (layer->footer.type != VHD_FIXED && unused >= gaps + UNUSED_WORTH_A_NOTE)
 		defect_report(scope, VHD_NOTE, "unused-space", VHD_E_CORRUPT, layer->data_end,
 		              "%" PRIu64 " bytes of the file belong to no structure (freed or leaked blocks, reserved space)",
 		              unused);

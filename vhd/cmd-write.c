@@ -32,6 +32,7 @@ struct input {
 	unsigned writing;
 	int result;
 	uint64_t failed_offset;
+	bool told; /* of the failure */
 	struct progress progress;
 };
 
@@ -57,10 +58,13 @@ static int pieces_wait(struct input *input, bool all)
 		if (r < 0)
 			return cli_fail(input->cli, "%s: waiting for I/O: %s", input->disk.path, strerror(-r));
 	}
-	if (input->result < 0)
-		return cli_fail(input->cli, "%s: writing at offset %" PRIu64 ": %s", input->disk.path,
-		                input->failed_offset, strerror(-input->result));
-	return CLI_OK;
+	if (input->result == 0)
+		return CLI_OK;
+	if (input->told)
+		return CLI_FAILED;
+	input->told = true;
+	return cli_fail(input->cli, "%s: writing at offset %" PRIu64 ": %s", input->disk.path, input->failed_offset,
+	                strerror(-input->result));
 }
 
 /* Fills the buffer as far as the input goes. -errno. */
