@@ -78,6 +78,27 @@ struct part *part_new(struct image_queue *q, struct blk_req *req, uint64_t offse
 	return p;
 }
 
+void range_split(struct image_queue *q, struct blk_req *req, uint64_t offset, uint64_t length,
+                 bool (*start)(struct part *))
+{
+	const struct layer *leaf = image_leaf(q->image);
+
+	while (length > 0) {
+		uint64_t n = length;
+		struct part *p;
+
+		if (q->image->dynamic && n > leaf->block_size - (offset & (leaf->block_size - 1)))
+			n = leaf->block_size - (offset & (leaf->block_size - 1));
+		p = part_new(q, req, offset, n);
+		if (!p)
+			return;
+		while (!start(p))
+			;
+		offset += n;
+		length -= n;
+	}
+}
+
 static void part_free(struct part *p)
 {
 	struct image_queue *q = p->queue;

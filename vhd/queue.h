@@ -63,6 +63,13 @@ void part_split(struct part *part);
 /* One reference of a request; submit itself holds one. */
 void request_put(struct image_queue *queue, struct blk_req *req, int result);
 
+/*
+ * A part for each leaf block that the range touches, or one for all of a disk without a BAT; `start` deals with it, or
+ * returns false to be called again.
+ */
+void range_split(struct image_queue *queue, struct blk_req *req, uint64_t offset, uint64_t length,
+                 bool (*start)(struct part *));
+
 /* While a part waits for the worker it uses nothing, and epochs must go on. part_split and part_end end the pause. */
 void part_pause(struct part *part);
 

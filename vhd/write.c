@@ -216,6 +216,10 @@ static bool write_in_block(struct part *p)
 	struct block_view v;
 	int rc;
 
+	if (!image->dynamic) {
+		part_transfer(p, RING_WRITE, 0, p->offset, plain_done);
+		return true;
+	}
 	p->block = (uint32_t)(p->offset >> leaf->block_shift);
 	v = layer_block_view(&image->layers[0], p->block);
 	if (v.slot == VHD_BAT_UNALLOCATED) {
@@ -239,23 +243,5 @@ static bool write_in_block(struct part *p)
 
 void write_range(struct image_queue *q, struct blk_req *req, uint64_t offset, uint64_t length)
 {
-	const struct layer *leaf = image_leaf(q->image);
-
-	while (length > 0) {
-		uint64_t n = length;
-		struct part *p;
-
-		if (q->image->dynamic && n > leaf->block_size - (offset & (leaf->block_size - 1)))
-			n = leaf->block_size - (offset & (leaf->block_size - 1));
-		p = part_new(q, req, offset, n);
-		if (!p)
-			return;
-		if (!q->image->dynamic)
-			part_transfer(p, RING_WRITE, 0, offset, plain_done);
-		else
-			while (!write_in_block(p))
-				;
-		offset += n;
-		length -= n;
-	}
+	range_split(q, req, offset, length, write_in_block);
 }

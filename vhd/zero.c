@@ -79,6 +79,10 @@ static bool zero_in_block(struct part *p)
 	struct block_view v;
 	int rc;
 
+	if (!image->dynamic) {
+		punch(p, p->offset);
+		return true;
+	}
 	p->block = (uint32_t)(block_start >> leaf->block_shift);
 	v = layer_block_view(&image->layers[0], p->block);
 	if (v.slot == VHD_BAT_UNALLOCATED) {
@@ -109,23 +113,5 @@ static bool zero_in_block(struct part *p)
 
 void zero_range(struct image_queue *q, struct blk_req *req, uint64_t offset, uint64_t length)
 {
-	const struct layer *leaf = image_leaf(q->image);
-
-	while (length > 0) {
-		uint64_t n = length;
-		struct part *p;
-
-		if (q->image->dynamic && n > leaf->block_size - (offset & (leaf->block_size - 1)))
-			n = leaf->block_size - (offset & (leaf->block_size - 1));
-		p = part_new(q, req, offset, n);
-		if (!p)
-			return;
-		if (!q->image->dynamic)
-			punch(p, offset);
-		else
-			while (!zero_in_block(p))
-				;
-		offset += n;
-		length -= n;
-	}
+	range_split(q, req, offset, length, zero_in_block);
 }
