@@ -394,13 +394,13 @@ void layer_info(const struct layer *layer, struct vhd_info *ret)
 		info.saved_state = footer->saved_state;
 		info.temporary = footer->features & 1;
 		info.footer_from_copy = layer->footer_source == FOOTER_FROM_COPY;
+		info.payload_aligned = footer->type == VHD_FIXED || layer->payload_aligned;
 	}
 	if (!layer->raw && footer->type != VHD_FIXED) {
 		info.block_size_bytes = layer->block_size;
 		info.block_count = layer->block_count;
 		info.allocated_blocks = layer->allocated;
 		info.has_batmap = layer->batmap.length != 0;
-		info.payload_aligned = layer->payload_aligned;
 	}
 	if (!layer->raw && footer->type == VHD_DIFFERENCING) {
 		memcpy(info.parent_uuid, layer->header.parent_uuid, sizeof(info.parent_uuid));
