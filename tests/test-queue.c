@@ -6,6 +6,8 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +15,7 @@
 #include "tests/lib/disk.h"
 #include "tests/lib/engine.h"
 #include "tests/lib/ring-inline.h"
+#include "tests/lib/store-fault.h"
 
 static const struct disk_spec empty = {.type = DISK_DYNAMIC, .size = 256 << 10, .block_size = 8192, .seed = 5};
 
@@ -166,12 +169,78 @@ static void a_sleeper_on_the_ring_of_two_queues_misses_nothing(void **state)
 	ring_inline_configure(NULL);
 }
 
+static uint64_t find_block(struct blk *blk, enum blk_extent_kind kind, uint64_t from)
+{
+	for (uint64_t at = from; at < empty.size; at += empty.block_size) {
+		struct blk_extent extent;
+		struct err err;
+
+		assert_int_equal(blk_map(blk, at, empty.block_size, &extent, 1, &err), 1);
+		blk_unmap(blk);
+		if (extent.kind == kind)
+			return at;
+	}
+	fail_msg("no such block");
+	return 0;
+}
+
+/* A read that began before the discard may still need the block: so long the write that needs its space waits. */
+static void where_space_ran_out_a_write_waits_for_what_was_just_discarded(void **state)
+{
+	struct disk_spec spec = empty;
+	struct fault_plan plan;
+	struct disk disk;
+	struct store *store;
+	struct blk *blk;
+	struct blk_queue *queue;
+	struct again reading = {0}, writing = {0};
+	uint8_t memory[2][4096] = {{0}, {1}};
+	struct iovec iov[2] = {{memory[0], 4096}, {memory[1], 4096}};
+	uint64_t block;
+	struct err err;
+
+	(void)state;
+	spec.blocks = 6;
+	disk_make(&spec, &disk);
+	fault_plan_init(&plan);
+	store = store_fault_open_take(store_memory_open(disk.files[0], STORE_WRITE), &plan);
+	assert_int_equal(engine_open_take(&store, 1, true, &blk, &err), 0);
+	reading.queue = open_queue(blk, NULL);
+	queue = writing.queue = open_queue(blk, NULL);
+	fault_plan_arm(&plan, FAULT_ALLOCATE, 0, UINT_MAX, -ENOSPC, false);
+
+	block = find_block(blk, BLK_EXTENT_DATA, 0);
+	reading.req = (struct blk_req){.op = BLK_READ, .offset = block, .length = 4096, .iov = &iov[0], .iovcnt = 1,
+	                               .done = submit_again, .user = &reading};
+	blk_submit(reading.queue, &reading.req);
+	assert_int_equal(blk_discard(queue, block, spec.block_size), 0);
+	block = find_block(blk, BLK_EXTENT_ZERO, block + spec.block_size);
+	writing.req = (struct blk_req){.op = BLK_WRITE, .offset = block, .length = 4096, .iov = &iov[1], .iovcnt = 1,
+	                               .done = submit_again, .user = &writing};
+	blk_submit(queue, &writing.req);
+	assert_int_equal(blk_queue_poll(queue, 1, 100), 0);
+	assert_int_equal(blk_flush(queue), 0);
+	assert_false(writing.done);
+	while (!reading.done)
+		assert_true(blk_queue_poll(reading.queue, 1, 5000) > 0);
+	while (!writing.done)
+		assert_true(blk_queue_poll(queue, 1, 5000) > 0);
+	assert_int_equal(blk_pwrite(queue, memory[1], 4096, find_block(blk, BLK_EXTENT_ZERO, 0)), -ENOSPC);
+
+	blk_queue_free(reading.queue);
+	blk_queue_free(queue);
+	assert_int_equal(blk_close(blk, &err), 0);
+	fault_plan_done(&plan);
+	disk_done(&disk);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(direct_io_in_4096_bytes_reads_bitmaps),
 		cmocka_unit_test(poll_returns_though_each_done_submits_another),
 		cmocka_unit_test(a_sleeper_on_the_ring_of_two_queues_misses_nothing),
+		cmocka_unit_test(where_space_ran_out_a_write_waits_for_what_was_just_discarded),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

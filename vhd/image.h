@@ -120,6 +120,7 @@ struct image {
 	/* The worker thread's own: */
 	struct ring *worker_ring;
 	int worker_slot;
+	time_t space_awaited; /* CLOCK_MONOTONIC seconds, since when; 0: not */
 };
 
 #define BAT_PAGE 4096u

@@ -12,6 +12,8 @@
 #define COMMIT_AFTER_SECONDS 5
 /* How soon to look again whether readers have left a slot that was given back. */
 #define EPOCH_RETRY_NS 20000000
+/* How long a write waits for space that was given back but is in use still, where there is no other. */
+#define SPACE_WAIT_SECONDS 5
 
 void worker_wake(struct image *image)
 {
@@ -92,18 +94,52 @@ static int prepare_by_freeing(struct image *image, int rc)
 {
 	if (image->slots.freed.count == 0 && image->slots.cleared.count == 0)
 		return rc;
-	do_commit(image);
+	if (image->slots.freed.count > 0 || image->flush_waiters)
+		do_commit(image);
 	reclaim(image);
 	reclaim(image);
 	return slots_prepare(image);
+}
+
+/* Sleeps for a moment, or until there is something new to do. */
+static void wait_for_epoch(struct image *image)
+{
+	struct timespec until;
+
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_nsec += EPOCH_RETRY_NS;
+	if (until.tv_nsec >= 1000000000) {
+		until.tv_nsec -= 1000000000;
+		until.tv_sec++;
+	}
+	pthread_cond_timedwait(&image->worker_wake, &image->lock, &until);
+}
+
+/* Not for ever: whoever has it may have stopped to poll, against the contract of queues. */
+static bool space_is_still_in_use(struct image *image)
+{
+	struct timespec now;
+
+	if (!image->slot_waiters || image->slots.ready.count > 0 || image->slots.cleared.count == 0 || image->maps > 0)
+		return false;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	if (image->space_awaited == 0)
+		image->space_awaited = now.tv_sec;
+	return now.tv_sec - image->space_awaited < SPACE_WAIT_SECONDS;
 }
 
 static void do_prepare(struct image *image)
 {
 	int rc = slots_prepare(image);
 
-	if (is_out_of_space(rc) && image->slot_waiters)
+	if (is_out_of_space(rc) && image->slot_waiters) {
 		rc = prepare_by_freeing(image, rc);
+		if (is_out_of_space(rc) && space_is_still_in_use(image)) {
+			wait_for_epoch(image);
+			return;
+		}
+	}
+	image->space_awaited = 0;
 	/* Ahead of need a failure means nothing yet. Who waits hears of it, unless there are slots after all. */
 	if (rc == 0 || image->slots.ready.count > 0)
 		post_all(take_slot_waiters(image), 0);
@@ -133,13 +169,10 @@ static void wait_for_work(struct image *image)
 	struct timespec until;
 
 	if (reclaim_waits(image) && image->maps == 0) {
-		clock_gettime(CLOCK_MONOTONIC, &until);
-		until.tv_nsec += EPOCH_RETRY_NS;
-		if (until.tv_nsec >= 1000000000) {
-			until.tv_nsec -= 1000000000;
-			until.tv_sec++;
-		}
-	} else if (image_is_dirty(image) && !atomic_load(&image->broken)) {
+		wait_for_epoch(image);
+		return;
+	}
+	if (image_is_dirty(image) && !atomic_load(&image->broken)) {
 		until = image->dirty_since;
 		until.tv_sec += COMMIT_AFTER_SECONDS;
 	} else {
