@@ -14,14 +14,14 @@ struct vhd {
  * Where O_DIRECT wants more than sectors, the payload must lie so; what does not would need every write to be a
  * serialised read-modify-write, which the page cache does already.
  */
-static bool direct_fits(const struct chain *chain)
+static bool direct_fits(const struct chain *chain, bool salvage)
 {
 	for (unsigned i = 0; i < chain->count; i++) {
 		const struct layer *layer = chain->layers[i];
 		uint32_t align = layer->store->offset_align;
 		struct vhd_info info;
 
-		if (layer->size % align)
+		if (layer->size % align || (salvage && layer->file_size % align)) /* what is salvaged may end where the file does */
 			return false;
 		if (align <= VHD_SECTOR || layer->raw || !layer->bat)
 			continue;
@@ -50,7 +50,7 @@ static int open_chain(const char *path, const struct vhd_open_options *options, 
 	struct vhd_open_options buffered = *options;
 	int rc = chain_open(path, options, sink, ret, err);
 
-	if (rc || !(options->flags & VHD_OPEN_DIRECT) || direct_fits(ret))
+	if (rc || !(options->flags & VHD_OPEN_DIRECT) || direct_fits(ret, sink))
 		return rc;
 	chain_done(ret);
 	if (options->warn)

@@ -20,6 +20,15 @@ there=$(cmp data salvaged 2>&1 | sed -n 's/.*differ: [a-z]* \([0-9]*\),.*/\1/p')
 [ -n "$there" ] && [ "$there" -ge $((4194304 + 90000)) ] || fail "only ${there:-0} bytes were got out"
 tail -c +$((4194304 + 110000)) salvaged | tr -d '\0' | grep -q . && fail 'something that the file does not hold'
 [ "$(sha256sum < a.vhd)" = "$sum" ] || fail 'salvaging changed the image'
+# Direct I/O cannot end where such a file does.
+truncate -s -100 a.vhd
+vhd read --salvage a.vhd 0 5000000 > salvaged 2> err || fail "salvage: $(cat err)"
+if vhd read --salvage --direct a.vhd 0 5000000 > direct 2> err; then
+	same_bytes salvaged direct
+else
+	grep -q 'no direct I/O' err || fail "salvage with direct I/O: $(cat err)"
+	echo 'this file system has no direct I/O: not tried' >&2
+fi
 exits 2 vhd write --salvage a.vhd 0 < data
 
 # Both footers damaged.
