@@ -77,7 +77,10 @@ static void bar_draw(const struct progress *progress, uint64_t now_ns)
 	for (int i = 0; i < BAR_CELLS; i++)
 		cells[i] = i < (int)(share * BAR_CELLS) ? '#' : '.';
 	cells[BAR_CELLS] = '\0';
-	amount_text(progress, progress->total, total_text);
+	if (strcmp(progress->unit, "bytes") == 0)
+		size_text_exact(progress->total, total_text);
+	else
+		amount_text(progress, progress->total, total_text);
 	fprintf(progress->out, "\r\033[K[%s] %3d%%  %s of %s", cells, (int)(share * 100), done_text, total_text);
 	if (share > 0 && share < 1)
 		fprintf(progress->out, ", %.0f s left", elapsed / share - elapsed);

@@ -138,3 +138,21 @@ char *size_text(uint64_t bytes, char *ret)
 		snprintf(ret, SIZE_TEXT_MAX, "%u %ciB", (unsigned)(tenths / 10), units[unit - 1]);
 	return ret;
 }
+
+char *size_text_exact(uint64_t bytes, char *ret)
+{
+	static const char units[] = "KMGTPE";
+
+	for (unsigned unit = (unsigned)strlen(units); unit > 0; unit--) {
+		/* Of the decimals only 0 and 5 are whole numbers of bytes. */
+		uint64_t half = UINT64_C(1) << (10 * unit - 1);
+
+		if (bytes < 2 * half || bytes % half)
+			continue;
+		snprintf(ret, SIZE_TEXT_MAX, "%u%s %ciB", (unsigned)(bytes / half / 2), bytes / half % 2 ? ".5" : "",
+		         units[unit - 1]);
+		return ret;
+	}
+	snprintf(ret, SIZE_TEXT_MAX, bytes == 1 ? "1 byte" : "%llu bytes", (unsigned long long)bytes);
+	return ret;
+}

@@ -17,4 +17,7 @@ int size_parse(const char *text, uint64_t *ret);
 /* "127 GiB", "1.5 MiB", "511 bytes": for people; rounded to a tenth. Returns `ret`, which holds SIZE_TEXT_MAX bytes. */
 char *size_text(uint64_t bytes, char *ret);
 
+/* The same, never rounded: in the largest unit that says it exactly with one decimal at most. 2040 GiB, not 2 TiB. */
+char *size_text_exact(uint64_t bytes, char *ret);
+
 #endif

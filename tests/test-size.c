@@ -93,6 +93,23 @@ static void people_read_a_rounded_size(void **state)
 	assert_string_equal(size_text(UINT64_MAX, text), "16 EiB");
 }
 
+static void an_exact_size_goes_down_to_the_unit_that_does_not_round(void **state)
+{
+	char text[SIZE_TEXT_MAX];
+
+	(void)state;
+	assert_string_equal(size_text_exact(0, text), "0 bytes");
+	assert_string_equal(size_text_exact(1, text), "1 byte");
+	assert_string_equal(size_text_exact(1025, text), "1025 bytes");
+	assert_string_equal(size_text_exact(1536, text), "1.5 KiB");
+	assert_string_equal(size_text_exact((1 << 20) - 512, text), "1023.5 KiB");
+	assert_string_equal(size_text_exact(UINT64_C(127) << 30, text), "127 GiB");
+	assert_string_equal(size_text_exact(UINT64_C(2040) << 30, text), "2040 GiB");
+	assert_string_equal(size_text_exact(UINT64_C(3) << 39, text), "1.5 TiB");
+	assert_string_equal(size_text_exact(UINT64_C(2) << 40, text), "2 TiB");
+	assert_string_equal(size_text_exact(UINT64_MAX, text), "18446744073709551615 bytes");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -101,6 +118,7 @@ int main(void)
 		cmocka_unit_test(what_is_no_size_is_refused),
 		cmocka_unit_test(what_does_not_fit_64_bits_is_out_of_range),
 		cmocka_unit_test(people_read_a_rounded_size),
+		cmocka_unit_test(an_exact_size_goes_down_to_the_unit_that_does_not_round),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

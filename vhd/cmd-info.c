@@ -108,6 +108,18 @@ static void info_json(const struct vhd *vhd)
 	json_object_end(&json);
 }
 
+/* "127 GiB (136365211648 bytes)"; an odd number has the bytes alone. */
+static void size_print(const char *name, uint64_t bytes)
+{
+	char text[SIZE_TEXT_MAX];
+
+	size_text_exact(bytes, text);
+	if (text[strlen(text) - 1] == 'B')
+		printf("%-13s %s (%" PRIu64 " bytes)\n", name, text, bytes);
+	else
+		printf("%-13s %s\n", name, text);
+}
+
 static void parent_print(const struct vhd_info *info, bool found)
 {
 	char uuid[UUID_TEXT_MAX], modified[TIME_TEXT_MAX];
@@ -125,13 +137,13 @@ static void layer_print(const struct vhd_info *info, bool parent_found)
 
 	printf("file:         %s\n", info->path);
 	printf("type:         %s\n", type_text(info));
-	printf("size:         %s (%" PRIu64 " bytes)\n", size_text(info->size_bytes, text), info->size_bytes);
-	printf("file size:    %s (%" PRIu64 " bytes)\n", size_text(info->file_size_bytes, text), info->file_size_bytes);
+	size_print("size:", info->size_bytes);
+	size_print("file size:", info->file_size_bytes);
 	if (info->raw)
 		return;
 	if (info->type != VHD_FIXED)
 		printf("blocks:       %" PRIu32 " of %" PRIu32 " allocated, %s each%s\n", info->allocated_blocks,
-		       info->block_count, size_text(info->block_size_bytes, text),
+		       info->block_count, size_text_exact(info->block_size_bytes, text),
 		       info->payload_aligned ? "" : ", not all aligned to 4 KiB");
 	printf("uuid:         %s\n", uuid_text(info->uuid, uuid));
 	printf("created:      %s by \"%s\" %u.%u on \"%s\"\n", time_text(info->created, created), info->creator,

@@ -31,6 +31,10 @@ json_value parent | grep -qF '"path": null' || fail 'a parent that is gone has n
 exits 0 vhd info --parent elsewhere --json child.vhd
 json_value parent | grep -qF '"found": true' || fail '--parent names it'
 
+exits 0 vhd create -s 2040G large.vhd
+exits 0 vhd info large.vhd
+says out '2040 GiB (2190433320960 bytes)'
+
 exits 1 vhd info no-such-file
 says err 'vhd info: no-such-file'
 head -c 4096 /dev/zero > zeros
