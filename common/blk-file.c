@@ -339,7 +339,7 @@ int blk_file_open(const char *path, unsigned flags, struct blk **ret, struct err
 	uint64_t size;
 	int fd, rc;
 
-	/* O_NONBLOCK: a pipe of that name must not hang the open. It means nothing for what passes file_size. */
+	/* O_NONBLOCK: a pipe of that name must not hang the open. */
 	fd = open(path, (write ? O_RDWR : O_RDONLY) | (direct ? O_DIRECT : 0) | O_CLOEXEC | O_NONBLOCK);
 	if (fd < 0 && direct && errno == EINVAL)
 		return err_set(err, -EINVAL, "%s: this file system has no direct I/O (O_DIRECT)", path);
@@ -350,6 +350,8 @@ int blk_file_open(const char *path, unsigned flags, struct blk **ret, struct err
 		close(fd);
 		return rc;
 	}
+	/* Older kernels' io_uring takes O_NONBLOCK seriously and fails where the page cache is cold. */
+	(void)fcntl(fd, F_SETFL, direct ? O_DIRECT : 0);
 	b = calloc(1, sizeof(*b));
 	if (!b) {
 		close(fd);
@@ -358,7 +360,11 @@ int blk_file_open(const char *path, unsigned flags, struct blk **ret, struct err
 	if (direct)
 		align = file_align_direct(fd);
 	b->blk.ops = &file_ops;
-	b->file = (struct ring_file){.fd = fd, .memory_align = align.memory_bytes};
+	b->file = (struct ring_file){
+		.fd = fd,
+		.memory_align = align.memory_bytes,
+		.length_align = align.offset_bytes,
+	};
 	b->info = (struct blk_info){
 		.size = size,
 		.request_align = align.offset_bytes,

@@ -34,13 +34,18 @@ void ring_nudge(struct ring *ring)
 	ring_post(ring, &ring->nudge, 0);
 }
 
-static bool memory_is_aligned(const struct ring_io *io, uint32_t align)
+static bool memory_is_aligned(const struct ring_io *io, const struct ring_file *file)
 {
-	uintptr_t bits = 0;
+	uintptr_t starts = 0, lengths = 0;
 
-	for (int i = 0; i < io->iovcnt; i++)
-		bits |= (uintptr_t)io->iov[i].iov_base | io->iov[i].iov_len;
-	return (bits & (align - 1)) == 0;
+	if (file->memory_align <= 1 && file->length_align <= 1)
+		return true;
+	for (int i = 0; i < io->iovcnt; i++) {
+		starts |= (uintptr_t)io->iov[i].iov_base;
+		lengths |= io->iov[i].iov_len;
+	}
+	return (file->memory_align <= 1 || (starts & (file->memory_align - 1)) == 0) &&
+	       (file->length_align <= 1 || (lengths & (file->length_align - 1)) == 0);
 }
 
 int ring_io_begin(struct ring_io *io, const struct ring_file *file)
@@ -51,8 +56,7 @@ int ring_io_begin(struct ring_io *io, const struct ring_file *file)
 	io->bounce = NULL;
 	io->moved = 0;
 	io->result = 0;
-	if (io->op > RING_WRITE || (io->iovcnt <= IOV_MAX &&
-	                            (file->memory_align <= 1 || memory_is_aligned(io, file->memory_align))))
+	if (io->op > RING_WRITE || (io->iovcnt <= IOV_MAX && memory_is_aligned(io, file)))
 		return 0;
 
 	io->rest = malloc(sizeof(*io->rest));

@@ -157,6 +157,8 @@ static unsigned uring_reap(struct uring *r)
 			r->wake_armed = false;
 			continue;
 		}
+		if (cqe->user_data == LIBURING_UDATA_TIMEOUT) /* of a poll with a limit, before Linux 5.11 */
+			continue;
 		r->in_flight--;
 		if (!ring_io_advance(io, res)) {
 			uring_wait_in_line(r, io);

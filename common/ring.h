@@ -27,7 +27,8 @@ enum ring_op {
 /* A file that I/O can be done on; embedded in whatever owns the descriptor. */
 struct ring_file {
 	int fd;
-	uint32_t memory_align; /* bytes, a power of two: buffers that are not aligned so are bounced; 0 or 1: any will do */
+	/* Bytes, powers of two; 0 or 1: any will do. Memory whose pieces do not start and end so is bounced. */
+	uint32_t memory_align, length_align;
 };
 
 struct ring_io {

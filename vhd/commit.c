@@ -33,7 +33,7 @@ void image_set_entry(struct image *image, uint32_t block, uint32_t slot)
 		image->allocated--;
 	else
 		image->allocated++;
-	atomic_store_explicit(&image_leaf(image)->bat[block], slot, memory_order_release);
+	atomic_store(&image_leaf(image)->bat[block], slot);
 	if (image->batmap)
 		batmap_clear(image->batmap, block);
 	image->bat_dirty[block / BAT_PAGE_ENTRIES] = 1;

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "common/checked.h"
 
@@ -38,8 +39,15 @@ static int array_add(struct slot_array *a, uint32_t slot)
 	return 0;
 }
 
+/* Xen keeps space behind the metadata, for a larger BAT. */
+static bool keeps_space(const struct layer *layer)
+{
+	return memcmp(layer->footer.creator, "tap", 3) == 0;
+}
+
 int gaps_find(const struct layer *layer, uint32_t **ret, unsigned *ret_count)
 {
+	uint64_t block_bytes = (uint64_t)layer->bitmap_bytes + layer->block_size;
 	uint32_t *used = malloc((size_t)layer->block_count * sizeof(*used));
 	struct slot_array gaps = {0};
 	size_t n = 0;
@@ -48,18 +56,19 @@ int gaps_find(const struct layer *layer, uint32_t **ret, unsigned *ret_count)
 	for (uint32_t b = 0; used && b < layer->block_count; b++) {
 		uint32_t slot = atomic_load_explicit(&layer->bat[b], memory_order_relaxed);
 
-		/* Where metadata lies behind blocks, or space before the first is kept for a larger BAT (Xen), nothing is a gap. */
+		/* Where metadata lies behind blocks, nothing before its end is a gap. */
 		if (slot != VHD_BAT_UNALLOCATED && (uint64_t)slot * VHD_SECTOR >= layer->metadata_end)
 			used[n++] = slot;
 	}
 	if (n > 0)
 		qsort(used, n, sizeof(*used), by_value);
-	for (size_t i = 0; rc == 0 && i + 1 < n; i++) {
-		struct byte_range block = layer_block_range(layer, used[i]);
-		uint64_t next = (uint64_t)used[i + 1] * VHD_SECTOR;
-		uint64_t at = slot_place(layer, block.offset + block.length);
+	for (size_t i = 0; rc == 0 && i < n; i++) {
+		uint64_t next = (uint64_t)used[i] * VHD_SECTOR, at;
 
-		for (; rc == 0 && at + block.length <= next; at = slot_place(layer, at + block.length))
+		if (i == 0 && keeps_space(layer))
+			continue;
+		at = slot_place(layer, i == 0 ? layer->metadata_end : (uint64_t)used[i - 1] * VHD_SECTOR + block_bytes);
+		for (; rc == 0 && at + block_bytes <= next; at = slot_place(layer, at + block_bytes))
 			rc = array_add(&gaps, (uint32_t)(at / VHD_SECTOR));
 	}
 	free(used);

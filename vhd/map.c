@@ -13,7 +13,8 @@ struct block_view layer_block_view(const struct image_layer *l, uint32_t block)
 	struct block_view v;
 
 	do {
-		v.slot = atomic_load_explicit(&l->layer->bat[block], memory_order_acquire);
+		/* Sequentially consistent, as is image_set_entry's store: see epoch_enter. */
+		v.slot = atomic_load(&l->layer->bat[block]);
 		v.state = atomic_load_explicit(&l->state[block], memory_order_acquire);
 		v.bitmap = atomic_load_explicit(&l->bitmaps[block], memory_order_acquire);
 	} while (atomic_load_explicit(&l->layer->bat[block], memory_order_acquire) != v.slot ||

@@ -166,8 +166,10 @@ static int cut_behind(struct image *image, uint64_t end)
 	static const uint8_t zeros[VHD_SECTOR];
 	struct store *store = image_leaf(image)->store;
 	uint64_t size;
-	int rc = store->ops->write(store, zeros, sizeof(zeros), end);
+	int rc;
 
+	image_leaf(image)->footer_source = FOOTER_FROM_COPY; /* from here on a close must write it */
+	rc = store->ops->write(store, zeros, sizeof(zeros), end);
 	if (rc == 0)
 		rc = image_sync(image, STORE_BARRIER_SLOTS);
 	if (rc == 0)

@@ -251,6 +251,8 @@ int store_file_open_take(int fd, const char *path, unsigned flags, struct store 
 		             "%s: a block device, and VHDs on block devices are read only: open it for reading", path);
 		goto fail;
 	}
+	/* O_NONBLOCK was for opening; older kernels' io_uring takes it seriously and fails where the page cache is cold. */
+	(void)fcntl(fd, F_SETFL, (flags & STORE_DIRECT) ? O_DIRECT : 0);
 	if (flags & STORE_DIRECT)
 		align = file_align_direct(fd);
 	s = calloc(1, sizeof(*s));
@@ -261,7 +263,7 @@ int store_file_open_take(int fd, const char *path, unsigned flags, struct store 
 	pthread_mutex_init(&s->edge_lock, NULL);
 	s->base = (struct store){
 		.ops = &store_file_ops,
-		.file = {.fd = fd, .memory_align = align.memory_bytes},
+		.file = {.fd = fd, .memory_align = align.memory_bytes, .length_align = align.offset_bytes},
 		.read_only = !(flags & STORE_WRITE),
 		.direct = flags & STORE_DIRECT,
 		.block_device = S_ISBLK(st.st_mode),
