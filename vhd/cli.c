@@ -282,12 +282,21 @@ bool cli_format_raw(const struct cli *cli, const char *text)
 	return false;
 }
 
+#define NAME_LENGTH_MAX 4096
+
 static void sentence_print(const struct cli *cli, const char *mark, const char *format, va_list args)
 {
+	char sentence[3 * NAME_LENGTH_MAX];
+	const char *text = sentence, *hidden;
+
+	vsnprintf(sentence, sizeof(sentence), format, args);
 	fflush(stdout);
 	fprintf(stderr, "vhd %s: %s", cli->command->name, mark);
-	vfprintf(stderr, format, args);
-	putc('\n', stderr);
+	if (cli->hidden_name && (hidden = strstr(text, cli->hidden_name))) {
+		fprintf(stderr, "%.*s%s", (int)(hidden - text), text, cli->shown_name);
+		text = hidden + strlen(cli->hidden_name);
+	}
+	fprintf(stderr, "%s\n", text);
 }
 
 int cli_fail(const struct cli *cli, const char *format, ...)

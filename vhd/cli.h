@@ -67,6 +67,7 @@ struct cli {
 	const char *parent;
 	bool parent_raw, direct, salvage, raw, json;
 	enum progress_mode progress_mode;
+	const char *hidden_name, *shown_name; /* in sentences the second stands for the first; NULL: nothing does */
 	char **operands; /* after cli_next said CLI_END */
 	int operand_count;
 };

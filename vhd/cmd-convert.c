@@ -11,7 +11,8 @@
 #include "common/checked.h"
 #include "common/interrupt.h"
 #include "vhd/cli.h"
-#include "vhd/staged.h"
+#include "vhd/create.h"
+#include "vhd/new-file.h"
 #include "vhd/scan.h"
 
 /* Zeros shorter than this between data are written: a request costs more than they do. */
@@ -182,23 +183,7 @@ static int copy(struct convert *convert)
 	return CLI_OK;
 }
 
-static int raw_create(const struct cli *cli, const char *path, uint64_t size)
-{
-	int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-
-	if (fd < 0)
-		return cli_fail(cli, "%s: %s", path, strerror(errno));
-	if (ftruncate(fd, (off_t)size) < 0) {
-		int error = errno;
-
-		close(fd);
-		return cli_fail(cli, "%s: size %" PRIu64 ": %s", path, size, strerror(error));
-	}
-	close(fd);
-	return CLI_OK;
-}
-
-static int target_create(struct convert *convert, const char *path)
+static int target_create(struct convert *convert, struct new_file *file)
 {
 	uint64_t size = convert->source.info.size;
 	struct vhd_create_options create = {
@@ -208,8 +193,11 @@ static int target_create(struct convert *convert, const char *path)
 	};
 	struct err err = {.text = ""};
 
-	if (convert->to_raw)
-		return raw_create(convert->cli, path, size);
+	if (convert->to_raw) {
+		if (ftruncate(file->fd, (off_t)size) == 0)
+			return CLI_OK;
+		return cli_fail(convert->cli, "%s: size %" PRIu64 ": %s", convert->target_path, size, strerror(errno));
+	}
 	if (size == 0)
 		return cli_fail(convert->cli, "%s: is empty; a VHD has one sector at least", convert->source.path);
 	if (create.size_bytes > VHD_MAX_SIZE)
@@ -218,27 +206,32 @@ static int target_create(struct convert *convert, const char *path)
 	if (create.size_bytes != size)
 		cli_note(convert->cli, "%s: size rounded up from %" PRIu64 " to %" PRIu64 " bytes, whole sectors",
 		         convert->target_path, size, create.size_bytes);
-	if (vhd_create(path, &create, &err))
+	if (image_create(file, &create, &err))
 		return cli_fail_err(convert->cli, &err);
 	return CLI_OK;
 }
 
-/* Makes the file `path`, which is not there yet, with the source's content. */
-static int target_make(struct convert *convert, const char *path)
+/* Fills the new file with the source's content. */
+static int target_make(struct convert *convert, struct new_file *file)
 {
 	struct cli target_cli = *convert->cli;
-	int code = target_create(convert, path);
+	char name[NEW_FILE_NAME_MAX];
+	int code = target_create(convert, file);
 
 	if (code)
 		return code;
+	if (new_file_name(file, name))
+		return cli_fail(convert->cli, "%s: the name is too long", convert->target_path);
 	/* What was said of the source's parents and damage does not hold for the target. */
 	target_cli.parent = NULL;
 	target_cli.parent_raw = target_cli.salvage = false;
-	code = cli_disk_open(&target_cli, path, convert->to_raw, true, &convert->target);
+	target_cli.hidden_name = name;
+	target_cli.shown_name = convert->target_path;
+	code = cli_disk_open(&target_cli, name, convert->to_raw, true, &convert->target);
 	if (code)
 		return code;
 	code = copy(convert);
-	return cli_disk_close(convert->cli, &convert->target, code);
+	return cli_disk_close(&target_cli, &convert->target, code);
 }
 
 static bool same_file(const char *a, const char *b)
@@ -266,23 +259,22 @@ static bool target_in_source(const struct convert *convert)
 
 static int convert_run(struct convert *convert, bool force)
 {
-	struct staged file;
+	struct new_file file;
 	struct err err = {.text = ""};
 	int code, r;
 
 	if (force && target_in_source(convert))
 		return cli_fail(convert->cli, "%s: is what is being read, or one of its parents", convert->target_path);
-	r = staged_begin(convert->target_path, force, &file, &err);
+	r = new_file_open(convert->target_path, force, &file, &err);
 	if (r)
 		return cli_fail(convert->cli, "%s%s", err.text, r == -EEXIST ? "; --force replaces it" : "");
-	code = target_make(convert, file.temporary);
+	code = target_make(convert, &file);
 	if (code == CLI_OK && interrupt_seen())
 		code = cli_fail(convert->cli, "%s: interrupted", convert->target_path);
-	if (code) {
-		staged_abort(&file);
-		return code;
-	}
-	return staged_commit(&file, &err) ? cli_fail_err(convert->cli, &err) : CLI_OK;
+	if (code == CLI_OK && new_file_commit(&file, &err))
+		code = cli_fail_err(convert->cli, &err);
+	new_file_done(&file);
+	return code;
 }
 
 static void output_parse(struct convert *convert, const char *text)

@@ -166,19 +166,23 @@ static int linkage_add(struct image_plan *plan, const char *target, const struct
 	return r;
 }
 
-int image_plan_child(const char *path, const struct new_file *file, const struct vhd_create_options *options,
+int image_plan_child(const char *path, struct new_file *file, const struct vhd_create_options *options,
                      struct image_plan *ret, struct err *err)
 {
 	uint32_t block_size = options->block_size_bytes;
 	struct parent parent;
 	int r;
 
+	/* If what is to be replaced is among the parents, opening them must not fail on our own lock. */
+	new_file_unlock(file);
 	r = parent_open(options, &parent, err);
 	if (r)
 		return r;
 	if (block_size == 0)
 		block_size = parent.block_size >= CREATE_MIN_BLOCK_SIZE ? parent.block_size : VHD_DEFAULT_BLOCK_SIZE;
 	r = target_check(file, &parent, err);
+	if (r == 0 && options->overwrite)
+		r = new_file_lock(file, err);
 	if (r == 0)
 		r = image_plan_init(path, options, VHD_DIFFERENCING, options->size_bytes ? options->size_bytes : parent.size,
 		                    block_size, ret, err);

@@ -172,19 +172,16 @@ static int image_write(struct new_file *file, const char *path, const struct ima
 	if (r)
 		return err_set(err, r, "%s: writing its %" PRIu64 " bytes failed: %s", path, plan->end + VHD_SECTOR,
 		               strerror(-r));
-	return new_file_commit(file, err);
+	return 0;
 }
 
-int vhd_create(const char *path, const struct vhd_create_options *options, struct err *err)
+int image_create(struct new_file *file, const struct vhd_create_options *options, struct err *err)
 {
-	static const struct vhd_create_options defaults;
 	struct image_plan plan = {0};
-	struct new_file file;
+	const char *path = file->path;
 	enum vhd_type type;
 	int r;
 
-	if (!options)
-		options = &defaults;
 	type = options->type ? options->type : options->parent ? VHD_DIFFERENCING : VHD_DYNAMIC;
 	if (!vhd_type_name(type))
 		return err_set(err, -EINVAL, "%s: %d is no type of disk", path, (int)type);
@@ -192,17 +189,31 @@ int vhd_create(const char *path, const struct vhd_create_options *options, struc
 		return err_set(err, -EINVAL, options->parent ? "%s: a %s disk has no parent" : "%s: a %s disk needs a parent",
 		               path, vhd_type_name(type));
 
-	r = new_file_open(path, options->overwrite, &file, err);
-	if (r)
-		return r;
 	if (type == VHD_DIFFERENCING)
-		r = image_plan_child(path, &file, options, &plan, err);
+		r = image_plan_child(path, file, options, &plan, err);
 	else
 		r = image_plan_init(path, options, type, options->size_bytes ? options->size_bytes : VHD_DEFAULT_SIZE,
 		                    options->block_size_bytes ? options->block_size_bytes : VHD_DEFAULT_BLOCK_SIZE, &plan, err);
 	if (r == 0)
-		r = image_write(&file, path, &plan, err);
+		r = image_write(file, path, &plan, err);
 	image_plan_done(&plan);
+	return r;
+}
+
+int vhd_create(const char *path, const struct vhd_create_options *options, struct err *err)
+{
+	static const struct vhd_create_options defaults;
+	struct new_file file;
+	int r;
+
+	if (!options)
+		options = &defaults;
+	r = new_file_open(path, options->overwrite, &file, err);
+	if (r)
+		return r;
+	r = image_create(&file, options, err);
+	if (r == 0)
+		r = new_file_commit(&file, err);
 	new_file_done(&file);
 	return r;
 }

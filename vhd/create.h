@@ -23,10 +23,13 @@ int image_plan_init(const char *path, const struct vhd_create_options *options, 
                     uint32_t block_size, struct image_plan *ret, struct err *err);
 
 /* A differencing disk's: as image_plan_init, with what the parent says; `file` is what the image will become. */
-int image_plan_child(const char *path, const struct new_file *file, const struct vhd_create_options *options,
+int image_plan_child(const char *path, struct new_file *file, const struct vhd_create_options *options,
                      struct image_plan *ret, struct err *err);
 
 int image_plan_write(const struct image_plan *plan, struct store *store);
+
+/* Makes an image in `file`, for its caller to commit. As vhd_create() in everything else. */
+int image_create(struct new_file *file, const struct vhd_create_options *options, struct err *err);
 
 void image_plan_done(struct image_plan *plan);
 

@@ -10,6 +10,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -58,8 +59,24 @@ static bool byte_is_held(int fd, int byte)
 	return fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
 }
 
-/* Whether the text of a file of /proc/PID/fdinfo shows an OFD lock on this file. */
-static bool fdinfo_has_lock(const char *name, const struct stat *file)
+static const int takes[] = {USE_READ, DENY_WRITE, DENY_RESIZE, USE_WRITE, USE_RESIZE};
+static const int checks[] = {USE_WRITE, USE_RESIZE, DENY_READ, DENY_WRITE, DENY_RESIZE};
+#define READER_LOCKS 3 /* how many of each a reader needs */
+#define WRITER_LOCKS 5
+
+/* Whether locks from byte `start` to `end` ("EOF": all) exclude who wants this. */
+static bool range_excludes(long start, const char *end, bool write)
+{
+	long last = isdigit((unsigned char)*end) ? strtol(end, NULL, 10) : LONG_MAX;
+
+	for (unsigned i = 0; i < (write ? WRITER_LOCKS : READER_LOCKS); i++)
+		if (checks[i] >= start && checks[i] <= last)
+			return true;
+	return false;
+}
+
+/* Whether the text of a file of /proc/PID/fdinfo shows an OFD lock on this file that is in our way. */
+static bool fdinfo_has_lock(const char *name, const struct stat *file, bool write)
 {
 	unsigned major, minor;
 	unsigned long long inode;
@@ -71,20 +88,21 @@ static bool fdinfo_has_lock(const char *name, const struct stat *file)
 		return false;
 	while (!found && fgets(line, sizeof(line), f)) {
 		char *at = strstr(line, "OFDLCK");
-		char kind[16], mode[16];
-		long pid;
+		char kind[16], mode[16], end[24];
+		long pid, start;
 
 		/* lock:	1: OFDLCK ADVISORY  READ -1 08:01:1835009 100 100 */
 		found = !strncmp(line, "lock:", 5) && at &&
-		        sscanf(at + 6, "%15s %15s %ld %x:%x:%llu", kind, mode, &pid, &major, &minor, &inode) == 6 &&
-		        inode == file->st_ino;
+		        sscanf(at + 6, "%15s %15s %ld %x:%x:%llu %ld %23s", kind, mode, &pid, &major, &minor, &inode,
+		               &start, end) == 8 &&
+		        inode == file->st_ino && range_excludes(start, end, write);
 	}
 	fclose(f);
 	return found;
 }
 
 /* Whether process `pid` has this very file open with a lock on it, other than by our own descriptor. */
-static bool process_holds(const char *pid, const struct stat *file, int own_fd)
+static bool process_holds(const char *pid, const struct stat *file, int own_fd, bool write)
 {
 	bool own = strtol(pid, NULL, 10) == getpid(), found = false;
 	char path[300];
@@ -104,7 +122,7 @@ static bool process_holds(const char *pid, const struct stat *file, int own_fd)
 		if (stat(path, &st) < 0 || st.st_dev != file->st_dev || st.st_ino != file->st_ino)
 			continue;
 		snprintf(path, sizeof(path), "/proc/%.20s/fdinfo/%.20s", pid, entry->d_name);
-		found = fdinfo_has_lock(path, file);
+		found = fdinfo_has_lock(path, file, write);
 	}
 	closedir(dir);
 	return found;
@@ -125,21 +143,20 @@ static void process_name(const char *pid, char *ret, size_t size)
 }
 
 /* OFD locks name no process; /proc shows those of processes that we may look into. */
-static bool holder_name(int fd, char *ret, size_t size)
+static bool holder_name(int fd, bool write, char *ret, size_t size)
 {
 	bool found = false;
 	struct dirent *entry;
 	struct stat file;
 	DIR *dir;
 
-	snprintf(ret, size, "another process");
 	if (fstat(fd, &file) < 0)
 		return false;
 	dir = opendir("/proc");
 	if (!dir)
 		return false;
 	while (!found && (entry = readdir(dir))) {
-		if (!isdigit((unsigned char)entry->d_name[0]) || !process_holds(entry->d_name, &file, fd))
+		if (!isdigit((unsigned char)entry->d_name[0]) || !process_holds(entry->d_name, &file, fd, write))
 			continue;
 		found = true;
 		if (strtol(entry->d_name, NULL, 10) == getpid())
@@ -153,9 +170,7 @@ static bool holder_name(int fd, char *ret, size_t size)
 
 static int lock_try(int fd, bool write)
 {
-	static const int takes[] = {USE_READ, DENY_WRITE, DENY_RESIZE, USE_WRITE, USE_RESIZE};
-	static const int checks[] = {USE_WRITE, USE_RESIZE, DENY_READ, DENY_WRITE, DENY_RESIZE};
-	unsigned take_count = write ? 5 : 3, check_count = write ? 5 : 3, taken = 0;
+	unsigned take_count = write ? WRITER_LOCKS : READER_LOCKS, check_count = take_count, taken = 0;
 	int r = 0;
 
 	while (taken < take_count && r == 0) {
@@ -181,9 +196,11 @@ int lock_take(int fd, const char *path, bool write, struct err *err)
 
 	/*
 	 * The kernel takes a killed program's ring apart some time after the program is gone, and only then lets go of
-	 * its files and locks (seen: 60 ms). While nobody is seen to hold the file it is worth waiting a little.
+	 * its files and locks (seen: 60 ms). And who is refused holds some locks for a moment. While nobody is seen to
+	 * hold what excludes us it is worth waiting a little; a lock is never taken from anybody, so that a holder whom
+	 * /proc does not show (in another container) costs us that time and no more.
 	 */
-	for (int i = 0; i < 20 && r == -EAGAIN && !holder_name(fd, holder, sizeof(holder)); i++) {
+	for (int i = 0; i < 20 && r == -EAGAIN && !holder_name(fd, write, holder, sizeof(holder)); i++) {
 		nanosleep(&pause, NULL);
 		r = lock_try(fd, write);
 	}
@@ -191,7 +208,8 @@ int lock_take(int fd, const char *path, bool write, struct err *err)
 		return 0;
 	if (r != -EAGAIN)
 		return err_set(err, r, "%s: locking it failed: %s", path, strerror(-r));
-	(void)holder_name(fd, holder, sizeof(holder));
-	return err_set(err, VHD_E_IN_USE, "%s: in use: held by %s; close it there first%s", path, holder,
-	               write ? ", or open it read only if it is only being read there" : "");
+	if (!holder_name(fd, write, holder, sizeof(holder)))
+		return err_set(err, VHD_E_IN_USE, "%s: in use: held by another process, which is not seen here (another user's, "
+		               "or in a container); close it there first", path);
+	return err_set(err, VHD_E_IN_USE, "%s: in use: held by %s; close it there first", path, holder);
 }

@@ -23,6 +23,8 @@ static int target_resolve(const char *path, char **ret_target, char **ret_folder
 	char *whole, *folder, *target, *end;
 	struct stat st;
 
+	if (!*path)
+		return -ENOENT;
 	if (lstat(path, &st) == 0 && S_ISLNK(st.st_mode)) {
 		target = realpath(path, NULL);
 		if (!target)
@@ -51,23 +53,41 @@ static int target_resolve(const char *path, char **ret_target, char **ret_folder
 	return 0;
 }
 
-static int existing_check(const struct new_file *file, const char *path, struct err *err)
+/* What is there must be a file of its own that nobody uses; it stays locked. */
+static int existing_check(struct new_file *file, struct err *err)
 {
+	const char *path = file->path;
 	struct stat st;
-	int fd, r;
 
 	if (lstat(file->target, &st) < 0)
 		return errno == ENOENT ? 0 : err_set(err, -errno, "%s: %s", path, strerror(errno));
+	if (S_ISDIR(st.st_mode))
+		return err_set(err, -EINVAL, "%s: is a folder; name a file in it", path);
+	if (!S_ISREG(st.st_mode))
+		return err_set(err, -EINVAL, "%s: only a regular file can be overwritten; choose another name", path);
 	if (!file->overwrite)
 		return err_set(err, -EEXIST, "%s: the file exists already and is not overwritten", path);
-	if (!S_ISREG(st.st_mode))
-		return err_set(err, -EINVAL, "%s: only a regular file can be overwritten", path);
-	fd = open(file->target, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-	if (fd < 0)
-		return errno == EACCES || errno == ENOENT ? 0 : err_set(err, -errno, "%s: %s", path, strerror(errno));
-	r = lock_take(fd, path, true, err);
-	close(fd);
-	return r;
+	return new_file_lock(file, err);
+}
+
+void new_file_unlock(struct new_file *file)
+{
+	if (file->replaced_fd >= 0)
+		close(file->replaced_fd);
+	file->replaced_fd = -1;
+}
+
+int new_file_lock(struct new_file *file, struct err *err)
+{
+	const char *path = file->path;
+
+	file->replaced_fd = open(file->target, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	if (file->replaced_fd < 0 && errno == ENOENT)
+		return 0;
+	if (file->replaced_fd < 0)
+		return err_set(err, -errno, "%s: whether it is in use cannot be seen: %s; remove it first", path,
+		               strerror(errno));
+	return lock_take(file->replaced_fd, path, true, err);
 }
 
 static int temporary_name(struct new_file *file)
@@ -111,24 +131,37 @@ static int temporary_open(struct new_file *file)
 
 int new_file_open(const char *path, bool overwrite, struct new_file *ret, struct err *err)
 {
-	struct new_file file = {.fd = -1, .overwrite = overwrite};
+	struct new_file file = {.fd = -1, .replaced_fd = -1, .overwrite = overwrite, .path = strdup(path)};
 	int r;
 
-	r = target_resolve(path, &file.target, &file.folder);
+	r = file.path ? target_resolve(path, &file.target, &file.folder) : -ENOMEM;
+	if (r == -EISDIR)
+		err_set(err, r, "%s: is a folder; name a file in it", path);
+	else if (r)
+		err_set(err, r, "%s: cannot be created: its folder: %s", path, strerror(-r));
 	if (r)
-		return err_set(err, r, "%s: cannot be created: %s", path, strerror(-r));
-	r = existing_check(&file, path, err);
-	if (r == 0) {
-		r = temporary_open(&file);
-		if (r)
-			err_set(err, r, "%s: cannot be created in %s: %s", path, file.folder, strerror(-r));
-	}
+		goto fail;
+	r = existing_check(&file, err);
+	if (r)
+		goto fail;
+	r = temporary_open(&file);
 	if (r) {
-		new_file_done(&file);
-		return r;
+		err_set(err, r, "%s: cannot be created in %s: %s", path, file.folder, strerror(-r));
+		goto fail;
 	}
 	*ret = file;
 	return 0;
+fail:
+	new_file_done(&file);
+	return r;
+}
+
+int new_file_name(const struct new_file *file, char ret[NEW_FILE_NAME_MAX])
+{
+	int length = file->temporary ? snprintf(ret, NEW_FILE_NAME_MAX, "%s", file->temporary)
+	                             : snprintf(ret, NEW_FILE_NAME_MAX, "/proc/self/fd/%d", file->fd);
+
+	return length < NEW_FILE_NAME_MAX ? 0 : -ENAMETOOLONG;
 }
 
 static int link_nameless(int fd, const char *name)
@@ -186,15 +219,15 @@ int new_file_commit(struct new_file *file, struct err *err)
 	int r;
 
 	if (fsync(file->fd) < 0)
-		return err_set(err, -errno, "%s: writing it to disk failed: %s", file->target, strerror(errno));
+		return err_set(err, -errno, "%s: writing it to disk failed: %s", file->path, strerror(errno));
 	r = name_give(file);
 	if (r == -EEXIST)
-		return err_set(err, r, "%s: the file exists already and is not overwritten", file->target);
+		return err_set(err, r, "%s: the file exists already and is not overwritten", file->path);
 	if (r)
-		return err_set(err, r, "%s: cannot be created: %s", file->target, strerror(-r));
+		return err_set(err, r, "%s: cannot be created: %s", file->path, strerror(-r));
 	r = folder_sync(file->folder);
 	if (r)
-		return err_set(err, r, "%s: syncing its folder failed: %s", file->target, strerror(-r));
+		return err_set(err, r, "%s: syncing its folder failed: %s", file->path, strerror(-r));
 	return 0;
 }
 
@@ -204,7 +237,9 @@ void new_file_done(struct new_file *file)
 		unlink(file->temporary);
 	if (file->fd >= 0)
 		close(file->fd);
+	new_file_unlock(file);
 	free(file->temporary);
+	free(file->path);
 	free(file->target);
 	free(file->folder);
 }

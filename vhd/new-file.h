@@ -11,7 +11,9 @@
 #include "common/err.h"
 
 struct new_file {
-	int fd;        /* for reading and writing; the caller may take it over by setting -1 */
+	int fd;          /* for reading and writing */
+	int replaced_fd; /* what is to be replaced, locked so that nobody begins to use it; -1: nothing */
+	char *path;    /* owned: as the caller said it, for sentences */
 	char *target;  /* owned: the name to appear under, symlinks resolved */
 	char *folder;  /* owned */
 	char *temporary; /* owned: where it is while it is written; NULL: it has no name yet */
@@ -19,10 +21,22 @@ struct new_file {
 };
 
 /*
- * Begins a file that will be `path`. -EEXIST: `path` is there and `overwrite` is false; -EINVAL: it is no regular
- * file; VHD_E_IN_USE: it is an image that someone has open; -errno.
+ * Begins a file that will be `path`. -EEXIST: `path` is there and `overwrite` is false; -EINVAL, -EISDIR: it is no
+ * regular file; VHD_E_IN_USE: it is an image that someone has open; -errno.
  */
 int new_file_open(const char *path, bool overwrite, struct new_file *ret, struct err *err);
+
+/*
+ * Lets go of the file that is to be replaced, for who must open it meanwhile, and takes hold of it again.
+ * VHD_E_IN_USE; -errno.
+ */
+void new_file_unlock(struct new_file *file);
+int new_file_lock(struct new_file *file, struct err *err);
+
+#define NEW_FILE_NAME_MAX 4096
+
+/* A name to open the unfinished file under, valid in this process until it is committed. -ENAMETOOLONG. */
+int new_file_name(const struct new_file *file, char ret[NEW_FILE_NAME_MAX]);
 
 /* Syncs what was written, gives it its name, and syncs the folder. -EEXIST, or -errno. */
 int new_file_commit(struct new_file *file, struct err *err);
