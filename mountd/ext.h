@@ -11,7 +11,8 @@
  * needs ext->lock.
  *
  * Order on disk: what is written for a sync is, in this order, file data, a barrier, metadata, a barrier. Blocks are
- * given to a file only after its data is written. So no crash shows in a file what was in the blocks before.
+ * given to a file only after its data is written, and blocks and inodes that were freed are given away only after the
+ * sync that wrote so. So no crash shows in a file what was in the blocks before, nor a block in two files.
  */
 
 #include <pthread.h>
@@ -85,9 +86,16 @@ struct ext {
 	bool writing;           /* the volume is marked as in use */
 	bool changed;           /* since the last sync */
 	bool passthrough;       /* the library is to read and write inodes itself */
-	bool data_written;      /* since the last barrier */
+	bool unflushed;         /* something was written since the last barrier */
 	bool failed;            /* memory and disk disagree beyond repair: nothing is written any more */
 	int lost;               /* the error of a sync that nobody was told of */
+	/*
+	 * Freed since the last completed sync. On disk something still refers to them until the next one is complete, so
+	 * nothing may be put there before: in the library's bitmaps in memory they stay in use (see ext-alloc.c).
+	 */
+	ext2fs_block_bitmap freed_blocks;
+	ext2fs_inode_bitmap freed_inodes;
+	uint64_t freed_block_count, freed_inode_count;
 	uint16_t clean_state;   /* s_state to put back */
 	struct timespec first_change, last_change; /* CLOCK_MONOTONIC, since the last sync */
 	uint64_t cached_names;
@@ -157,6 +165,14 @@ int ext_release(struct fs *fs, uint64_t node, bool write);
 int64_t alloc_blocks(struct ext *ext, struct inode *inode, uint64_t goal, uint64_t count, uint64_t *ret);
 void free_blocks(struct ext *ext, uint64_t block, uint64_t count);
 void alloc_release(struct ext *ext, struct inode *inode); /* gives back what is set aside */
+int freed_init(struct ext *ext);
+void freed_done(struct ext *ext);
+void freed_inode(struct ext *ext, ext2_ino_t ino); /* after the library freed it */
+/* For a sync: `hidden` false makes the bitmaps what the disk is to have, true what allocation is to see. */
+void freed_hide(struct ext *ext, bool hidden);
+void freed_forget(struct ext *ext); /* a sync is complete: all of them may be used */
+/* Syncs if fewer than `blocks` can be had without what was freed. */
+int freed_settle(struct ext *ext, uint64_t blocks);
 
 /* ext-map.c: with the lock. */
 int map_load(struct ext *ext, struct inode *inode, uint64_t logical); /* into inode->runs */
