@@ -141,6 +141,8 @@ static void block_stats(ext2_filsys lib, blk64_t block, int inuse)
 {
 	struct ext *ext = lib->priv_data;
 
+	if (inuse > 0)
+		ext2fs_mark_block_bitmap2(ext->fresh_blocks, block);
 	if (inuse > 0 || ext2fs_test_block_bitmap2(ext->freed_blocks, block))
 		return;
 	ext2fs_mark_block_bitmap2(lib->block_map, block);
@@ -153,6 +155,8 @@ int freed_init(struct ext *ext)
 	errcode_t code = ext2fs_allocate_block_bitmap(ext->lib, "freed blocks", &ext->freed_blocks);
 
 	if (!code)
+		code = ext2fs_allocate_block_bitmap(ext->lib, "fresh blocks", &ext->fresh_blocks);
+	if (!code)
 		code = ext2fs_allocate_inode_bitmap(ext->lib, "freed inodes", &ext->freed_inodes);
 	if (code)
 		return ext_errno(code);
@@ -164,6 +168,8 @@ void freed_done(struct ext *ext)
 {
 	if (ext->freed_blocks)
 		ext2fs_free_block_bitmap(ext->freed_blocks);
+	if (ext->fresh_blocks)
+		ext2fs_free_block_bitmap(ext->fresh_blocks);
 	if (ext->freed_inodes)
 		ext2fs_free_inode_bitmap(ext->freed_inodes);
 }
@@ -205,7 +211,13 @@ void freed_forget(struct ext *ext)
 		ext2fs_clear_block_bitmap(ext->freed_blocks);
 	if (ext->freed_inode_count)
 		ext2fs_clear_inode_bitmap(ext->freed_inodes);
+	ext2fs_clear_block_bitmap(ext->fresh_blocks);
 	ext->freed_block_count = ext->freed_inode_count = 0;
+}
+
+void fresh_blocks(struct ext *ext, uint64_t block, uint64_t count)
+{
+	ext2fs_mark_block_bitmap_range2(ext->fresh_blocks, block, (unsigned)count);
 }
 
 int freed_settle(struct ext *ext, uint64_t blocks)

@@ -93,12 +93,16 @@ static int barrier(struct ext *ext)
 /* All dirty metadata to the disk, after the data that it speaks of. */
 static int write_out(struct ext *ext)
 {
-	int e = barrier(ext);
+	size_t dirty = ext_io_dirty_bytes(ext->io);
+	int e = ext_io_write_back(ext->io, ext->fresh_blocks);
 
+	/* Also when that or the next fails: some of it may be written, and clean in the cache. */
+	ext->unflushed |= e || ext_io_dirty_bytes(ext->io) != dirty;
+	if (!e)
+		e = barrier(ext);
 	if (!e && ext_io_dirty_bytes(ext->io)) {
-		/* Also when this fails: some of it may be written, and clean in the cache. */
 		ext->unflushed = true;
-		e = ext_io_write_back(ext->io);
+		e = ext_io_write_back(ext->io, NULL);
 		if (!e)
 			e = barrier(ext);
 	}

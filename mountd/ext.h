@@ -10,9 +10,10 @@
  * alone), then ext->lock (all metadata, all of libext2fs, the inode table). Nothing that a reader of mapped data does
  * needs ext->lock.
  *
- * Order on disk: what is written for a sync is, in this order, file data, a barrier, metadata, a barrier. Blocks are
- * given to a file only after its data is written, and blocks and inodes that were freed are given away only after the
- * sync that wrote so. So no crash shows in a file what was in the blocks before, nor a block in two files.
+ * Order on disk: what is written for a sync is, in this order, file data and metadata in new blocks, a barrier, the
+ * metadata that is replaced, a barrier. Blocks are given to a file only after its data is written, and blocks and
+ * inodes that were freed are given away only after the sync that wrote so. So no crash shows in a file what was in
+ * the blocks before, nor a block in two files.
  */
 
 #include <pthread.h>
@@ -96,6 +97,7 @@ struct ext {
 	ext2fs_block_bitmap freed_blocks;
 	ext2fs_inode_bitmap freed_inodes;
 	uint64_t freed_block_count, freed_inode_count;
+	ext2fs_block_bitmap fresh_blocks; /* given to files since then: nothing on disk refers to them yet */
 	uint16_t clean_state;   /* s_state to put back */
 	struct timespec first_change, last_change; /* CLOCK_MONOTONIC, since the last sync */
 	uint64_t cached_names;
@@ -128,7 +130,8 @@ io_manager ext_io_manager(struct ext_io *io); /* for an ext2fs_open2 that follow
 int ext_io_peek(struct ext_io *io, uint64_t block, const uint8_t **ret);
 /* These blocks are file data from now on: what is cached of them is worthless. */
 void ext_io_forget(struct ext_io *io, uint64_t block, uint64_t count);
-int ext_io_write_back(struct ext_io *io);
+/* Dirty blocks of this bitmap, or all (NULL). */
+int ext_io_write_back(struct ext_io *io, ext2fs_block_bitmap only);
 size_t ext_io_dirty_bytes(const struct ext_io *io);
 
 /* ext-mount.c */
@@ -171,6 +174,7 @@ void freed_inode(struct ext *ext, ext2_ino_t ino); /* after the library freed it
 /* For a sync: `hidden` false makes the bitmaps what the disk is to have, true what allocation is to see. */
 void freed_hide(struct ext *ext, bool hidden);
 void freed_forget(struct ext *ext); /* a sync is complete: all of them may be used */
+void fresh_blocks(struct ext *ext, uint64_t block, uint64_t count); /* are a file's from now on */
 /* Syncs if fewer than `blocks` can be had without what was freed. */
 int freed_settle(struct ext *ext, uint64_t blocks);
 
