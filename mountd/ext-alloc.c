@@ -13,6 +13,7 @@
 #define BATCH_MAX_BYTES (64u << 20)
 #define BATCH_MIN_BYTES (64u << 10) /* for files: small ones lie in one piece even when many grow at once */
 #define TRIES 16 /* stretches that are looked at before the longest of them is taken */
+#define SPARE 4096u /* blocks: more than one change, of which none is larger than a write of 1 MiB, can need */
 
 static uint64_t first_block(const struct ext *ext)
 {
@@ -89,6 +90,13 @@ int64_t alloc_blocks(struct ext *ext, struct inode *inode, uint64_t goal, uint64
 			release_all(ext);
 			n = set_aside(ext, goal, count, &start);
 		}
+		if (n == 0 && ext->freed_block_count) {
+			int e = ext_sync_locked(ext);
+
+			if (e)
+				return e;
+			n = set_aside(ext, goal, count, &start);
+		}
 		if (n == 0)
 			return -ENOSPC;
 		ext2fs_block_alloc_stats_range(ext->lib, start, (blk_t)n, +1);
@@ -126,4 +134,98 @@ void alloc_release(struct ext *ext, struct inode *inode)
 	if (inode->reserved_count)
 		free_blocks(ext, inode->reserved, inode->reserved_count);
 	inode->reserved_count = 0;
+}
+
+/* What the library frees one by one was a file's. (Stretches, by free_blocks, were only set aside.) */
+static void block_stats(ext2_filsys lib, blk64_t block, int inuse)
+{
+	struct ext *ext = lib->priv_data;
+
+	if (inuse > 0)
+		ext2fs_mark_block_bitmap2(ext->fresh_blocks, block);
+	if (inuse > 0 || ext2fs_test_block_bitmap2(ext->freed_blocks, block))
+		return;
+	ext2fs_mark_block_bitmap2(lib->block_map, block);
+	ext2fs_mark_block_bitmap2(ext->freed_blocks, block);
+	ext->freed_block_count++;
+}
+
+int freed_init(struct ext *ext)
+{
+	errcode_t code = ext2fs_allocate_block_bitmap(ext->lib, "freed blocks", &ext->freed_blocks);
+
+	if (!code)
+		code = ext2fs_allocate_block_bitmap(ext->lib, "fresh blocks", &ext->fresh_blocks);
+	if (!code)
+		code = ext2fs_allocate_inode_bitmap(ext->lib, "freed inodes", &ext->freed_inodes);
+	if (code)
+		return ext_errno(code);
+	ext2fs_set_block_alloc_stats_callback(ext->lib, block_stats, NULL);
+	return 0;
+}
+
+void freed_done(struct ext *ext)
+{
+	if (ext->freed_blocks)
+		ext2fs_free_block_bitmap(ext->freed_blocks);
+	if (ext->fresh_blocks)
+		ext2fs_free_block_bitmap(ext->fresh_blocks);
+	if (ext->freed_inodes)
+		ext2fs_free_inode_bitmap(ext->freed_inodes);
+}
+
+void freed_inode(struct ext *ext, ext2_ino_t ino)
+{
+	ext2fs_mark_inode_bitmap2(ext->lib->inode_map, ino);
+	ext2fs_mark_inode_bitmap2(ext->freed_inodes, ino);
+	ext->freed_inode_count++;
+}
+
+void freed_hide(struct ext *ext, bool hidden)
+{
+	blk64_t from = first_block(ext), start, end;
+	ext2_ino_t ino = 0;
+
+	while (ext->freed_block_count && from <= last_block(ext) &&
+	       !ext2fs_find_first_set_block_bitmap2(ext->freed_blocks, from, last_block(ext), &start)) {
+		if (ext2fs_find_first_zero_block_bitmap2(ext->freed_blocks, start, last_block(ext), &end))
+			end = last_block(ext) + 1;
+		if (hidden)
+			ext2fs_mark_block_bitmap_range2(ext->lib->block_map, start, (unsigned)(end - start));
+		else
+			ext2fs_unmark_block_bitmap_range2(ext->lib->block_map, start, (unsigned)(end - start));
+		from = end;
+	}
+	while (ext->freed_inode_count && ino < ext->lib->super->s_inodes_count &&
+	       !ext2fs_find_first_set_inode_bitmap2(ext->freed_inodes, ino + 1, ext->lib->super->s_inodes_count, &ino)) {
+		if (hidden)
+			ext2fs_mark_inode_bitmap2(ext->lib->inode_map, ino);
+		else
+			ext2fs_unmark_inode_bitmap2(ext->lib->inode_map, ino);
+	}
+}
+
+void freed_forget(struct ext *ext)
+{
+	if (ext->freed_block_count)
+		ext2fs_clear_block_bitmap(ext->freed_blocks);
+	if (ext->freed_inode_count)
+		ext2fs_clear_inode_bitmap(ext->freed_inodes);
+	ext2fs_clear_block_bitmap(ext->fresh_blocks);
+	ext->freed_block_count = ext->freed_inode_count = 0;
+}
+
+void fresh_blocks(struct ext *ext, uint64_t block, uint64_t count)
+{
+	ext2fs_mark_block_bitmap_range2(ext->fresh_blocks, block, (unsigned)count);
+}
+
+int freed_settle(struct ext *ext, uint64_t blocks)
+{
+	uint64_t free = ext2fs_free_blocks_count(ext->lib->super);
+
+	/* The super block of a damaged file system may say anything. */
+	if (ext->freed_block_count == 0 || (free >= ext->freed_block_count && free - ext->freed_block_count >= blocks + SPARE))
+		return 0;
+	return ext_sync_locked(ext);
 }

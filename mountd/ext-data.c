@@ -224,7 +224,7 @@ static int writing_commit(struct writing *w)
 	struct ext *ext = w->ext;
 	uint64_t end;
 
-	ext->data_written = true;
+	ext->unflushed = true;
 	for (unsigned i = 0; i < w->count; i++) {
 		struct stretch *s = &w->stretches[i];
 		int e = 0;
@@ -294,7 +294,7 @@ static int zero_in_block(struct ext *ext, struct inode *inode, uint64_t from, ui
 		return e;
 	e = volume_zero(&ext->volume, run.physical * bs + from % bs, to - from);
 	pthread_mutex_lock(&ext->lock);
-	ext->data_written = true;
+	ext->unflushed = true;
 	pthread_mutex_unlock(&ext->lock);
 	return e;
 }
@@ -385,19 +385,24 @@ static int punch(struct ext *ext, struct inode *inode, uint64_t offset, uint64_t
 static int preallocate(struct ext *ext, struct inode *inode, uint64_t offset, uint64_t end)
 {
 	uint32_t bs = ext->block_size;
-	errcode_t code;
+	int e;
 
 	if (!(inode_base(inode)->i_flags & EXT4_EXTENTS_FL))
 		return -EOPNOTSUPP;
 	pthread_mutex_lock(&ext->lock);
 	while (ext->reserved)
 		alloc_release(ext, ext->reserved);
-	code = ext2fs_fallocate(ext->lib, 0, inode->ino, inode_base(inode), ~0ULL, offset / bs,
-	                        (end + bs - 1) / bs - offset / bs);
-	inode_dirty(ext, inode);
-	map_forget(inode);
+	e = freed_settle(ext, (end + bs - 1) / bs - offset / bs);
+	if (!e) {
+		errcode_t code = ext2fs_fallocate(ext->lib, 0, inode->ino, inode_base(inode), ~0ULL, offset / bs,
+		                                  (end + bs - 1) / bs - offset / bs);
+
+		e = code ? ext_errno(code) : 0;
+		inode_dirty(ext, inode);
+		map_forget(inode);
+	}
 	pthread_mutex_unlock(&ext->lock);
-	return code ? ext_errno(code) : 0;
+	return e;
 }
 
 int ext_fallocate(struct fs *fs, uint64_t node, int mode, uint64_t offset, uint64_t length)

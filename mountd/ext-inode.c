@@ -229,6 +229,7 @@ static int delete_inode(struct ext *ext, struct inode *inode)
 	if (e)
 		return e;
 	ext2fs_inode_alloc_stats2(ext->lib, inode->ino, -1, LINUX_S_ISDIR(base->i_mode));
+	freed_inode(ext, inode->ino);
 	return 0;
 }
 
@@ -421,6 +422,13 @@ int inode_new(struct ext *ext, struct inode *folder, const struct fs_new *what, 
 	mode_t mode = what->mode;
 
 	code = ext2fs_new_inode(ext->lib, folder->ino, (int)mode, NULL, &ino);
+	if (code == EXT2_ET_INODE_ALLOC_FAIL && ext->freed_inode_count) {
+		int e = ext_sync_locked(ext);
+
+		if (e)
+			return e;
+		code = ext2fs_new_inode(ext->lib, folder->ino, (int)mode, NULL, &ino);
+	}
 	if (code)
 		return code == EXT2_ET_INODE_ALLOC_FAIL ? -ENOSPC : ext_errno(code);
 	inode = table_add(ext, ino);

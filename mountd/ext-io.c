@@ -191,7 +191,7 @@ static int write_gathered(struct ext_io *io, struct cached **blocks, size_t n)
 	return e;
 }
 
-int ext_io_write_back(struct ext_io *io)
+int ext_io_write_back(struct ext_io *io, ext2fs_block_bitmap only)
 {
 	struct cached **blocks;
 	size_t n = 0;
@@ -204,7 +204,7 @@ int ext_io_write_back(struct ext_io *io)
 		return -ENOMEM;
 	for (unsigned i = 0; i < BUCKETS; i++)
 		for (struct cached *c = io->buckets[i]; c; c = c->hash_next)
-			if (c->dirty)
+			if (c->dirty && (!only || ext2fs_test_block_bitmap2(only, c->block)))
 				blocks[n++] = c;
 	qsort(blocks, n, sizeof(*blocks), compare_blocks);
 	for (size_t i = 0, run; i < n && !e; i += run) {
@@ -252,7 +252,7 @@ static errcode_t manager_set_blksize(io_channel channel, int blksize)
 		return 0;
 	if (blksize < 1024 || blksize > 65536 || !is_power_of_two((uint64_t)blksize))
 		return EXT2_ET_UNEXPECTED_BLOCK_SIZE;
-	if (io->dirty && ext_io_write_back(io))
+	if (io->dirty && ext_io_write_back(io, NULL))
 		return EXT2_ET_SHORT_WRITE;
 	while (io->clean)
 		drop(io, io->oldest);

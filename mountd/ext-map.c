@@ -12,6 +12,8 @@
 
 #define EXTENT_MAX 32767u /* blocks in one extent that the library and the kernel both take */
 
+#define SCAN_MAX 65536u /* pointers that are looked at in one go: a file may be one hole of terabytes */
+
 static bool has_extents(struct inode *inode)
 {
 	return inode_base(inode)->i_flags & EXT4_EXTENTS_FL;
@@ -71,7 +73,7 @@ static int load_extents(struct ext *ext, struct inode *inode, uint64_t logical, 
 {
 	ext2_extent_handle_t handle;
 	struct ext2fs_extent extent;
-	uint64_t reached = logical;
+	uint64_t reached = logical, before = 0;
 	errcode_t code;
 	int e = 0;
 
@@ -86,14 +88,18 @@ static int load_extents(struct ext *ext, struct inode *inode, uint64_t logical, 
 	while (!code) {
 		uint64_t end = extent.e_lblk + extent.e_len;
 
+		if (extent.e_flags & EXT2_EXTENT_FLAGS_LEAF) {
+			/* In order, each with something in it: or a damaged tree would have no end. */
+			if (extent.e_lblk < before || extent.e_len == 0) {
+				e = -EUCLEAN;
+				break;
+			}
+			before = end;
+		}
 		if ((extent.e_flags & EXT2_EXTENT_FLAGS_LEAF) && end > reached) {
 			struct run run = {extent.e_lblk, extent.e_pblk, extent.e_len,
 			                  extent.e_flags & EXT2_EXTENT_FLAGS_UNINIT};
 
-			if (run.logical < reached && reached > logical) {
-				e = -EUCLEAN; /* extents out of order */
-				break;
-			}
 			if (!block_is_sane(ext, run.physical, run.count)) {
 				e = -EUCLEAN;
 				break;
@@ -159,6 +165,8 @@ static int load_blocks(struct ext *ext, struct inode *inode, uint64_t logical, s
 	/* A new block is mapped before the size says so. */
 	if (end <= logical)
 		end = logical + 1;
+	if (end - logical > SCAN_MAX)
+		end = logical + SCAN_MAX;
 	c->to = logical;
 	while (logical < end) {
 		const uint8_t *block = (const uint8_t *)base->i_block;
@@ -480,6 +488,7 @@ int map_add(struct ext *ext, struct inode *inode, uint64_t logical, uint64_t phy
 			return (int)n;
 		}
 		inode_add_blocks(ext, inode, (uint64_t)n);
+		fresh_blocks(ext, physical, (uint64_t)n);
 		cache_added(inode, (struct run){logical, physical, (uint64_t)n, false});
 		logical += (uint64_t)n;
 		physical += (uint64_t)n;

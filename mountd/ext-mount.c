@@ -81,19 +81,30 @@ static errcode_t library_write_inode(ext2_filsys lib, ext2_ino_t ino, struct ext
 	return 0;
 }
 
+static int barrier(struct ext *ext)
+{
+	int e = ext->unflushed ? volume_flush(&ext->volume) : 0;
+
+	if (!e)
+		ext->unflushed = false;
+	return e;
+}
+
 /* All dirty metadata to the disk, after the data that it speaks of. */
 static int write_out(struct ext *ext)
 {
-	int e = 0;
+	size_t dirty = ext_io_dirty_bytes(ext->io);
+	int e = ext_io_write_back(ext->io, ext->fresh_blocks);
 
-	if (ext->data_written)
-		e = volume_flush(&ext->volume);
+	/* Also when that or the next fails: some of it may be written, and clean in the cache. */
+	ext->unflushed |= e || ext_io_dirty_bytes(ext->io) != dirty;
 	if (!e)
-		ext->data_written = false;
+		e = barrier(ext);
 	if (!e && ext_io_dirty_bytes(ext->io)) {
-		e = ext_io_write_back(ext->io);
+		ext->unflushed = true;
+		e = ext_io_write_back(ext->io, NULL);
 		if (!e)
-			e = volume_flush(&ext->volume);
+			e = barrier(ext);
 	}
 	return e;
 }
@@ -109,14 +120,20 @@ int ext_sync_locked(struct ext *ext)
 {
 	int e;
 
-	if (!ext->writing || (!ext->changed && !ext->data_written))
+	if (!ext->writing || (!ext->changed && !ext->unflushed))
 		return 0;
 	if (ext->failed)
 		return -EIO;
 	ext->changed = false;
 	e = inode_write_all(ext);
-	if (!e)
+	if (!e) {
+		freed_hide(ext, false);
 		e = write_super(ext);
+		if (e)
+			freed_hide(ext, true);
+		else
+			freed_forget(ext);
+	}
 	if (e)
 		ext->changed = true;
 	return e;
@@ -127,10 +144,12 @@ static int begin_writing(struct ext *ext)
 {
 	struct ext2_super_block *super = ext->lib->super;
 	errcode_t code = ext2fs_read_bitmaps(ext->lib);
-	int e;
+	int e = code ? ext_errno(code) : 0;
 
-	if (code)
-		return ext_errno(code);
+	if (!e && !ext->freed_inodes)
+		e = freed_init(ext);
+	if (e)
+		return e;
 	ext->clean_state = super->s_state;
 	super->s_state &= (uint16_t)~EXT2_VALID_FS;
 	super->s_mtime = (uint32_t)time(NULL);
@@ -156,6 +175,8 @@ int ext_begin_change(struct ext *ext)
 		e = begin_writing(ext);
 	if (!e && ext_io_dirty_bytes(ext->io) > DIRTY_MAX)
 		e = ext_sync_locked(ext);
+	if (!e)
+		e = freed_settle(ext, 0);
 	if (e)
 		return e;
 	clock_gettime(CLOCK_MONOTONIC, &now);
@@ -225,6 +246,7 @@ static int ext_statfs(struct fs *fs, struct statvfs *ret)
 
 static void ext_free(struct ext *ext)
 {
+	freed_done(ext);
 	if (ext->lib)
 		ext2fs_free(ext->lib);
 	ext_io_free(ext->io);

@@ -10,8 +10,10 @@
  * alone), then ext->lock (all metadata, all of libext2fs, the inode table). Nothing that a reader of mapped data does
  * needs ext->lock.
  *
- * Order on disk: what is written for a sync is, in this order, file data, a barrier, metadata, a barrier. Blocks are
- * given to a file only after its data is written. So no crash shows in a file what was in the blocks before.
+ * Order on disk: what is written for a sync is, in this order, file data and metadata in new blocks, a barrier, the
+ * metadata that is replaced, a barrier. Blocks are given to a file only after its data is written, and blocks and
+ * inodes that were freed are given away only after the sync that wrote so. So no crash shows in a file what was in
+ * the blocks before, nor a block in two files.
  */
 
 #include <pthread.h>
@@ -85,9 +87,17 @@ struct ext {
 	bool writing;           /* the volume is marked as in use */
 	bool changed;           /* since the last sync */
 	bool passthrough;       /* the library is to read and write inodes itself */
-	bool data_written;      /* since the last barrier */
+	bool unflushed;         /* something was written since the last barrier */
 	bool failed;            /* memory and disk disagree beyond repair: nothing is written any more */
 	int lost;               /* the error of a sync that nobody was told of */
+	/*
+	 * Freed since the last completed sync. On disk something still refers to them until the next one is complete, so
+	 * nothing may be put there before: in the library's bitmaps in memory they stay in use (see ext-alloc.c).
+	 */
+	ext2fs_block_bitmap freed_blocks;
+	ext2fs_inode_bitmap freed_inodes;
+	uint64_t freed_block_count, freed_inode_count;
+	ext2fs_block_bitmap fresh_blocks; /* given to files since then: nothing on disk refers to them yet */
 	uint16_t clean_state;   /* s_state to put back */
 	struct timespec first_change, last_change; /* CLOCK_MONOTONIC, since the last sync */
 	uint64_t cached_names;
@@ -120,7 +130,8 @@ io_manager ext_io_manager(struct ext_io *io); /* for an ext2fs_open2 that follow
 int ext_io_peek(struct ext_io *io, uint64_t block, const uint8_t **ret);
 /* These blocks are file data from now on: what is cached of them is worthless. */
 void ext_io_forget(struct ext_io *io, uint64_t block, uint64_t count);
-int ext_io_write_back(struct ext_io *io);
+/* Dirty blocks of this bitmap, or all (NULL). */
+int ext_io_write_back(struct ext_io *io, ext2fs_block_bitmap only);
 size_t ext_io_dirty_bytes(const struct ext_io *io);
 
 /* ext-mount.c */
@@ -157,6 +168,15 @@ int ext_release(struct fs *fs, uint64_t node, bool write);
 int64_t alloc_blocks(struct ext *ext, struct inode *inode, uint64_t goal, uint64_t count, uint64_t *ret);
 void free_blocks(struct ext *ext, uint64_t block, uint64_t count);
 void alloc_release(struct ext *ext, struct inode *inode); /* gives back what is set aside */
+int freed_init(struct ext *ext);
+void freed_done(struct ext *ext);
+void freed_inode(struct ext *ext, ext2_ino_t ino); /* after the library freed it */
+/* For a sync: `hidden` false makes the bitmaps what the disk is to have, true what allocation is to see. */
+void freed_hide(struct ext *ext, bool hidden);
+void freed_forget(struct ext *ext); /* a sync is complete: all of them may be used */
+void fresh_blocks(struct ext *ext, uint64_t block, uint64_t count); /* are a file's from now on */
+/* Syncs if fewer than `blocks` can be had without what was freed. */
+int freed_settle(struct ext *ext, uint64_t blocks);
 
 /* ext-map.c: with the lock. */
 int map_load(struct ext *ext, struct inode *inode, uint64_t logical); /* into inode->runs */

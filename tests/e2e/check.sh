@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # vhd check: 0 for a sound image, 3 for a damaged one, 1 for what cannot be checked; it changes nothing.
-. "$VHDKIT_SRCDIR/tests/e2e/lib.sh"
+. "$VHDKIT_SRCDIR/tests/e2e/lib.sh" || exit 1
 
 exits 0 vhd create -s 64M a.vhd
 printf x | vhd write a.vhd 0 || fail write

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # bash completion offers the commands, their options, and files.
-. "$VHDKIT_SRCDIR/tests/e2e/lib.sh"
+. "$VHDKIT_SRCDIR/tests/e2e/lib.sh" || exit 1
 . "$VHDKIT_SRCDIR/docs/completion/vhd"
 
 # completes WANT WORD...: the last word becomes WANT, among others.

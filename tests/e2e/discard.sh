@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # vhd discard: the range reads as zeros; whole blocks give their space back; a parent does not shine through.
-. "$VHDKIT_SRCDIR/tests/e2e/lib.sh"
+. "$VHDKIT_SRCDIR/tests/e2e/lib.sh" || exit 1
 
 bytes 8M > data
 head -c 2M /dev/zero > zeros

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # vhd hash and vhd verify: a manifest tells of content alone, finds what changed, and notices its own damage.
-. "$VHDKIT_SRCDIR/tests/e2e/lib.sh"
+. "$VHDKIT_SRCDIR/tests/e2e/lib.sh" || exit 1
 
 bytes 5000000 > r.raw
 truncate -s 32M r.raw

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # Each option that --help shows is in vhd(1), under its command, and the page has no others. The page is well formed.
-. "$VHDKIT_SRCDIR/tests/e2e/lib.sh"
+. "$VHDKIT_SRCDIR/tests/e2e/lib.sh" || exit 1
 page=$VHDKIT_SRCDIR/docs/man/vhd.1
 
 # The options in COMMAND's part of the page, and in the part on what several commands take.

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # vhd info: the promised keys, chains, and an image whose parent is gone.
-. "$VHDKIT_SRCDIR/tests/e2e/lib.sh"
+. "$VHDKIT_SRCDIR/tests/e2e/lib.sh" || exit 1
 
 exits 0 vhd create -s 64M base.vhd
 exits 0 vhd create -b base.vhd child.vhd

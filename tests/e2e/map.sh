@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # vhd map: extents in order, without gaps, with the layer that holds them.
-. "$VHDKIT_SRCDIR/tests/e2e/lib.sh"
+. "$VHDKIT_SRCDIR/tests/e2e/lib.sh" || exit 1
 
 exits 0 vhd create -s 64M a.vhd
 printf x | vhd write a.vhd 4M || fail write

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # vhd write and vhd read: any offset and length, and nothing beyond the end.
-. "$VHDKIT_SRCDIR/tests/e2e/lib.sh"
+. "$VHDKIT_SRCDIR/tests/e2e/lib.sh" || exit 1
 
 exits 0 vhd create -s 64M a.vhd
 bytes 3000001 > data

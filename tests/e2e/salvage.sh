@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # --salvage: what a damaged image still holds, and a word on what it does not.
-. "$VHDKIT_SRCDIR/tests/e2e/lib.sh"
+. "$VHDKIT_SRCDIR/tests/e2e/lib.sh" || exit 1
 
 bytes 5000000 > data
 vhd create -s 64M a.vhd && vhd write a.vhd 0 < data || fail 'a disk of three blocks'

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # The command-line contract: --help everywhere on standard output, wrong usage is 2 with a pointer to --help.
-. "$VHDKIT_SRCDIR/tests/e2e/lib.sh"
+. "$VHDKIT_SRCDIR/tests/e2e/lib.sh" || exit 1
 
 exits 0 vhd --help
 says_nothing err
