@@ -10,8 +10,10 @@
 #include <cmocka.h>
 
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "tests/lib/temp-dir.h"
@@ -147,6 +149,45 @@ static void another_process_that_holds_it_is_named(void **state)
 	close(fd);
 }
 
+/* A writer who is refused holds what would keep readers out, for a moment. */
+static void a_reader_is_not_refused_because_a_writer_is_being_refused(void **state)
+{
+	struct flock write_use = {.l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = 101, .l_len = 1};
+	int reader = open_file(), status;
+	struct timespec start, now;
+	struct err err;
+	pid_t child;
+
+	assert_int_equal(lock_take(reader, path, false, &err), 0);
+	child = fork();
+	assert_true(child >= 0);
+	if (child == 0) {
+		int own = open(path, O_RDWR | O_CLOEXEC);
+
+		while (fcntl(own, F_OFD_SETLK, &write_use) == 0) {
+			write_use.l_type = write_use.l_type == F_RDLCK ? F_UNLCK : F_RDLCK;
+			if (write_use.l_type == F_RDLCK)
+				usleep(500);
+		}
+		_exit(1);
+	}
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	do {
+		int other = open_file();
+
+		if (lock_take(other, path, false, &err)) {
+			kill(child, SIGKILL);
+			fail_msg("%s", err.text);
+		}
+		close(other);
+		clock_gettime(CLOCK_MONOTONIC, &now);
+	} while (now.tv_sec - start.tv_sec < 2);
+	assert_int_equal(kill(child, SIGKILL), 0);
+	assert_int_equal(waitpid(child, &status, 0), child);
+	assert_true(WIFSIGNALED(status));
+	close(reader);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -154,6 +195,7 @@ int main(void)
 		cmocka_unit_test(a_refused_lock_leaves_nothing_behind),
 		cmocka_unit_test(the_bytes_locked_are_those_of_qemu),
 		cmocka_unit_test(another_process_that_holds_it_is_named),
+		cmocka_unit_test(a_reader_is_not_refused_because_a_writer_is_being_refused),
 	};
 
 	return cmocka_run_group_tests(tests, folder_make, folder_remove);

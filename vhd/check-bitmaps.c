@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,17 +13,24 @@
 #include "vhd/layer-scan.h"
 
 #define DYNAMIC_BITMAPS_MAX (1u << 16)
-#define PROGRESS_BLOCKS 8192u
+#define BATCH_BLOCKS 16384u
+#define READERS 8u              /* threads: a disk likes to have several reads at a time, and a cache several processors */
+#define BLOCKS_FOR_READERS 512u /* fewer are read before threads have started */
 #define FOREIGN_BLOCKS_MAX 256u /* how many blocks are looked into for what QEMU leaves */
 #define FOREIGN_SAMPLES 32u     /* sectors of each */
 #define SENTENCES_MAX 32u
+
+struct finding {
+	int error; /* -errno of reading the bitmap */
+	bool full;
+};
 
 struct bitmap_scan {
 	struct check *check;
 	struct defect_scope scope;
 	const struct layer *layer;
 	unsigned index;
-	uint8_t *bitmap;
+	struct finding *findings; /* of a batch: what its bitmaps say */
 	uint8_t *batmap; /* NULL: none */
 	uint32_t partial, first_partial;
 	uint32_t batmap_wrong, first_batmap_wrong;
@@ -44,9 +52,8 @@ static bool bit_is_set(const uint8_t *map, uint32_t bit)
 
 static bool bitmap_is_full(const uint8_t *bitmap, uint32_t sectors)
 {
-	for (uint32_t i = 0; i < sectors / 8; i++)
-		if (bitmap[i] != 0xFF)
-			return false;
+	if (sectors >= 8 && (bitmap[0] != 0xFF || memcmp(bitmap, bitmap + 1, sectors / 8 - 1)))
+		return false;
 	for (uint32_t i = sectors / 8 * 8; i < sectors; i++)
 		if (!bit_is_set(bitmap, i))
 			return false;
@@ -129,29 +136,103 @@ static void unreadable(struct bitmap_scan *scan, uint32_t block, uint64_t offset
 		              ", failed: %s", block, scan->layer->bitmap_bytes, offset, strerror(-r));
 }
 
-static void bitmap_check(struct bitmap_scan *scan, uint32_t block)
+/* Reads the bitmaps of every READERS-th block of a batch. */
+struct reader {
+	const struct layer *layer;
+	struct finding *findings;
+	uint32_t first, count, step; /* blocks: `first` is in findings[0] */
+	uint32_t start;
+	uint8_t *bitmap; /* owned */
+	pthread_t thread;
+};
+
+static void *reader_run(void *user)
+{
+	struct reader *reader = user;
+	const struct layer *layer = reader->layer;
+
+	for (uint32_t i = reader->start; i < reader->count; i += reader->step) {
+		struct finding *finding = &reader->findings[i];
+		uint32_t entry = layer->bat[reader->first + i];
+
+		if (entry == VHD_BAT_UNALLOCATED)
+			continue;
+		finding->error = layer_read(layer, reader->bitmap, layer->bitmap_bytes, (uint64_t)entry * VHD_SECTOR);
+		finding->full = finding->error == 0 &&
+		                bitmap_is_full(reader->bitmap, block_sectors(layer, reader->first + i));
+	}
+	return NULL;
+}
+
+/* Fills scan->findings for `count` blocks, of which `allocated` have bitmaps. 0 or -ENOMEM. */
+static int batch_read(struct bitmap_scan *scan, uint32_t first, uint32_t count, uint32_t allocated)
+{
+	unsigned wanted = allocated < BLOCKS_FOR_READERS ? 1 : READERS, started = 0;
+	struct reader readers[READERS];
+	int r = 0;
+
+	for (unsigned i = 0; i < wanted; i++) {
+		readers[i] = (struct reader){
+			.layer = scan->layer,
+			.findings = scan->findings,
+			.first = first,
+			.count = count,
+			.step = wanted,
+			.start = i,
+			.bitmap = malloc(scan->layer->bitmap_bytes),
+		};
+		if (!readers[i].bitmap)
+			r = -ENOMEM;
+	}
+	/* What no thread could be had for is read here. */
+	while (r == 0 && started + 1 < wanted &&
+	       pthread_create(&readers[started].thread, NULL, reader_run, &readers[started]) == 0)
+		started++;
+	for (unsigned i = started; i < wanted && r == 0; i++)
+		reader_run(&readers[i]);
+	for (unsigned i = 0; i < started; i++)
+		pthread_join(readers[i].thread, NULL);
+	for (unsigned i = 0; i < wanted; i++)
+		free(readers[i].bitmap);
+	return r;
+}
+
+static void finding_take(struct bitmap_scan *scan, uint32_t block, const struct finding *finding)
 {
 	const struct layer *layer = scan->layer;
 	uint64_t offset = (uint64_t)layer->bat[block] * VHD_SECTOR;
-	uint32_t sectors = block_sectors(layer, block);
-	bool full;
 	int r;
 
-	r = layer_read(layer, scan->bitmap, layer->bitmap_bytes, offset);
-	if (r) {
-		unreadable(scan, block, offset, r);
+	if (finding->error) {
+		unreadable(scan, block, offset, finding->error);
 		return;
 	}
-	full = bitmap_is_full(scan->bitmap, sectors);
-	if (!full && scan->partial++ == 0)
+	if (!finding->full && scan->partial++ == 0)
 		scan->first_partial = block;
-	if (!full && scan->batmap && bit_is_set(scan->batmap, block) && scan->batmap_wrong++ == 0)
+	if (!finding->full && scan->batmap && bit_is_set(scan->batmap, block) && scan->batmap_wrong++ == 0)
 		scan->first_batmap_wrong = block;
-	if (full && layer->footer.type == VHD_DIFFERENCING) {
-		r = look_for_foreign(scan, block, sectors);
+	if (finding->full && layer->footer.type == VHD_DIFFERENCING) {
+		r = look_for_foreign(scan, block, block_sectors(layer, block));
 		if (r)
 			unreadable(scan, block, offset, r);
 	}
+}
+
+/* How many blocks from `first` on make a batch of at most `limit` allocated ones. */
+static uint32_t batch_find(const struct layer *layer, uint32_t first, uint32_t limit, uint32_t *ret_allocated)
+{
+	uint32_t count = 0, allocated = 0;
+
+	while (count < BATCH_BLOCKS && first + count < layer->block_count) {
+		bool present = layer->bat[first + count] != VHD_BAT_UNALLOCATED;
+
+		if (present && allocated == limit)
+			break;
+		allocated += present;
+		count++;
+	}
+	*ret_allocated = allocated;
+	return count;
 }
 
 static void summarise(struct bitmap_scan *scan, uint32_t looked)
@@ -204,18 +285,23 @@ int check_bitmaps(struct check *check, unsigned index)
 		.scope = {layer->path, &check->sink, check->err},
 		.layer = layer,
 		.index = index,
-		.bitmap = malloc(layer->bitmap_bytes),
+		.findings = malloc(BATCH_BLOCKS * sizeof(struct finding)),
 	};
 	uint32_t limit = layer->footer.type == VHD_DYNAMIC ? DYNAMIC_BITMAPS_MAX : UINT32_MAX, looked = 0;
 	const struct vhd_check_options *options = check->options;
-	int r = scan.bitmap ? batmap_read(&scan) : -ENOMEM;
+	int r = scan.findings ? batmap_read(&scan) : -ENOMEM;
 
-	for (uint32_t block = 0; block < layer->block_count && r == 0; block++) {
-		if (layer->bat[block] != VHD_BAT_UNALLOCATED && looked < limit) {
-			looked++;
-			bitmap_check(&scan, block);
-		}
-		if (++check->blocks_done % PROGRESS_BLOCKS == 0 && options->progress)
+	for (uint32_t block = 0, count, allocated; block < layer->block_count && r == 0; block += count) {
+		count = batch_find(layer, block, limit - looked, &allocated);
+		if (count == 0)
+			break;
+		r = batch_read(&scan, block, count, allocated);
+		for (uint32_t i = 0; i < count && r == 0; i++)
+			if (layer->bat[block + i] != VHD_BAT_UNALLOCATED)
+				finding_take(&scan, block + i, &scan.findings[i]);
+		looked += allocated;
+		check->blocks_done += count;
+		if (options->progress)
 			options->progress(options->user, check->blocks_done, check->result.blocks);
 	}
 	if (r == 0) {
@@ -227,7 +313,7 @@ int check_bitmaps(struct check *check, unsigned index)
 	} else {
 		err_set(check->err, r, "%s: no memory to check its bitmaps", layer->path);
 	}
-	free(scan.bitmap);
+	free(scan.findings);
 	free(scan.batmap);
 	return r;
 }

@@ -196,11 +196,11 @@ int lock_take(int fd, const char *path, bool write, struct err *err)
 
 	/*
 	 * The kernel takes a killed program's ring apart some time after the program is gone, and only then lets go of
-	 * its files and locks (seen: 60 ms). And who is refused holds some locks for a moment. While nobody is seen to
-	 * hold what excludes us it is worth waiting a little; a lock is never taken from anybody, so that a holder whom
-	 * /proc does not show (in another container) costs us that time and no more.
+	 * its files and locks (seen: 60 ms). And who is refused holds some locks for a moment. So it is tried twice,
+	 * and for a little while nobody is seen to hold what excludes us. A lock is never taken from anybody: a holder
+	 * whom /proc does not show (in another container) costs us that time and no more.
 	 */
-	for (int i = 0; i < 20 && r == -EAGAIN && !holder_name(fd, write, holder, sizeof(holder)); i++) {
+	for (int i = 0; i < 20 && r == -EAGAIN && (i == 0 || !holder_name(fd, write, holder, sizeof(holder))); i++) {
 		nanosleep(&pause, NULL);
 		r = lock_try(fd, write);
 	}
