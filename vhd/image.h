@@ -22,9 +22,9 @@
  * look at BAT and bitmaps, and leave the epoch when their I/O is done. A slot or bitmap that was taken out of use is
  * touched again only two epochs later, when nobody can still be using it. Everything that changes the BAT, or the
  * state of a block, happens under `lock`, in this order, which lookups count on:
- *   block gets a slot:  bitmap and state first, then the BAT entry (release)
+ *   block gets a slot:  bitmap and state first, then the BAT entry
  *   block loses it:     the BAT entry first, then state and bitmap
- * A lookup reads the entry (acquire), state and bitmap, and the entry again; it starts over when that changed.
+ * A lookup reads the entry, state and bitmap, and the entry again; it starts over when that changed.
  */
 
 #include <pthread.h>
@@ -43,7 +43,7 @@
 /* What is known of an allocated block's sector bitmap. 0 comes first: a new table is all zeros. */
 enum block_state {
 	BLOCK_UNKNOWN, /* not read yet */
-	BLOCK_FULL,    /* all sectors are in this layer, durably so: the bitmap is never looked at again */
+	BLOCK_FULL,    /* all sectors are in this layer, on disk too or with the next commit: the bitmap is not looked at */
 	BLOCK_PARTIAL, /* image_layer.bitmaps has it */
 };
 
