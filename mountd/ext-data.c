@@ -218,6 +218,19 @@ static int writing_transfer(const struct writing *w)
 	return e;
 }
 
+/* With ext->lock: what a write that failed has mapped behind the end of the file. */
+static void drop_beyond_end(struct writing *w)
+{
+	uint32_t bs = w->ext->block_size;
+	uint64_t first = (inode_bytes(w->inode) + bs - 1) / bs, start = w->offset / bs;
+	uint64_t last = (w->offset + w->covered - 1) / bs;
+
+	if (first < start)
+		first = start;
+	if (first <= last && map_remove(w->ext, w->inode, first, last))
+		w->ext->failed = true;
+}
+
 /* With ext->lock: the written blocks become the file's. */
 static int writing_commit(struct writing *w)
 {
@@ -238,6 +251,7 @@ static int writing_commit(struct writing *w)
 		for (unsigned j = i + 1; j < w->count; j++)
 			if (w->stretches[j].new)
 				free_blocks(ext, w->stretches[j].run.physical, w->stretches[j].run.count);
+		drop_beyond_end(w);
 		return e;
 	}
 	end = w->offset + w->covered;

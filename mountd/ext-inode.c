@@ -530,6 +530,13 @@ int ext_setattr(struct fs *fs, uint64_t node, unsigned what, const struct stat *
 			return e;
 	}
 	pthread_mutex_lock(&ext->lock);
+	if (what & FS_SET_MODE) {
+		e = acl_from_mode(ext, inode, value->st_mode);
+		if (e) {
+			pthread_mutex_unlock(&ext->lock);
+			return e;
+		}
+	}
 	if (what & FS_SET_MODE)
 		base->i_mode = (uint16_t)((base->i_mode & S_IFMT) | (value->st_mode & 07777));
 	if (what & FS_SET_UID) {

@@ -12,6 +12,7 @@
 
 #define EXTENT_MAX 32767u /* blocks in one extent that the library and the kernel both take */
 
+#define PASSED_MAX 1000u /* extents that are skipped before the first that counts */
 #define SCAN_MAX 65536u /* pointers that are looked at in one go: a file may be one hole of terabytes */
 
 static bool has_extents(struct inode *inode)
@@ -73,7 +74,8 @@ static int load_extents(struct ext *ext, struct inode *inode, uint64_t logical, 
 {
 	ext2_extent_handle_t handle;
 	struct ext2fs_extent extent;
-	uint64_t reached = logical, before = 0;
+	uint64_t reached = logical;
+	unsigned passed = 0;
 	errcode_t code;
 	int e = 0;
 
@@ -88,19 +90,17 @@ static int load_extents(struct ext *ext, struct inode *inode, uint64_t logical, 
 	while (!code) {
 		uint64_t end = extent.e_lblk + extent.e_len;
 
-		if (extent.e_flags & EXT2_EXTENT_FLAGS_LEAF) {
-			/* In order, each with something in it: or a damaged tree would have no end. */
-			if (extent.e_lblk < before || extent.e_len == 0) {
-				e = -EUCLEAN;
-				break;
-			}
-			before = end;
+		/* The one before `logical`, and what is left of an emptied node; a damaged tree could have no end. */
+		if ((extent.e_flags & EXT2_EXTENT_FLAGS_LEAF) && end <= reached && ++passed > PASSED_MAX) {
+			e = -EUCLEAN;
+			break;
 		}
 		if ((extent.e_flags & EXT2_EXTENT_FLAGS_LEAF) && end > reached) {
 			struct run run = {extent.e_lblk, extent.e_pblk, extent.e_len,
 			                  extent.e_flags & EXT2_EXTENT_FLAGS_UNINIT};
 
-			if (!block_is_sane(ext, run.physical, run.count)) {
+			/* Out of order, or not in the file system. */
+			if ((run.logical < reached && reached > logical) || !block_is_sane(ext, run.physical, run.count)) {
 				e = -EUCLEAN;
 				break;
 			}

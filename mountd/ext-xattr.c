@@ -8,6 +8,10 @@
 #include <string.h>
 #include <sys/xattr.h>
 
+#include "common/bytes.h"
+
+#define ACL_ACCESS "system.posix_acl_access"
+
 static int name_check(const char *name)
 {
 	static const char *const spaces[] = {"user.", "trusted.", "security."};
@@ -15,7 +19,7 @@ static int name_check(const char *name)
 	for (size_t i = 0; i < sizeof(spaces) / sizeof(spaces[0]); i++)
 		if (strncmp(name, spaces[i], strlen(spaces[i])) == 0 && name[strlen(spaces[i])])
 			return strlen(name) > 255 ? -ERANGE : 0;
-	if (strcmp(name, "system.posix_acl_access") == 0 || strcmp(name, "system.posix_acl_default") == 0)
+	if (strcmp(name, ACL_ACCESS) == 0 || strcmp(name, "system.posix_acl_default") == 0)
 		return 0;
 	return -EOPNOTSUPP;
 }
@@ -153,6 +157,89 @@ ssize_t ext_listxattr(struct fs *fs, uint64_t node, char *names, size_t size)
 	return l.full ? -ERANGE : (ssize_t)l.used;
 }
 
+/* After a change, which may have come half the way: the inode table has what is true. */
+static int attributes_end(struct ext *ext, struct inode *inode, struct ext2_xattr_handle *handle, int e)
+{
+	int f;
+
+	attributes_close(ext, handle);
+	f = inode_reload(ext, inode);
+	return e ? e : f;
+}
+
+/* A list of permissions as getxattr gives it: a version, then entries. */
+struct acl_entry {
+	le16 tag, permissions;
+	le32 id;
+};
+
+#define ACL_HEAD 4u /* bytes before the entries */
+#define ACL_OWNER 0x01u
+#define ACL_GROUP 0x04u
+#define ACL_MASK 0x10u
+#define ACL_OTHER 0x20u
+
+/* The entry that stands for this part of the mode, or NULL. */
+static struct acl_entry *acl_find(const void *acl, size_t size, unsigned tag)
+{
+	struct acl_entry *entries = (struct acl_entry *)((uintptr_t)acl + ACL_HEAD);
+
+	for (size_t i = 0; size >= ACL_HEAD && i < (size - ACL_HEAD) / sizeof(*entries); i++)
+		if (le16_get(entries[i].tag) == tag)
+			return &entries[i];
+	return NULL;
+}
+
+/* The mode's three parts are the entries of the owner, the mask (without one the group) and the others. */
+static struct acl_entry *acl_part(const void *acl, size_t size, unsigned shift)
+{
+	struct acl_entry *mask = acl_find(acl, size, ACL_MASK);
+
+	if (shift == 3)
+		return mask ? mask : acl_find(acl, size, ACL_GROUP);
+	return acl_find(acl, size, shift ? ACL_OWNER : ACL_OTHER);
+}
+
+static void acl_to_mode(struct inode *inode, const void *acl, size_t size)
+{
+	struct ext2_inode *base = inode_base(inode);
+
+	for (unsigned shift = 0; shift <= 6; shift += 3) {
+		const struct acl_entry *entry = acl_part(acl, size, shift);
+
+		if (entry)
+			base->i_mode = (uint16_t)((base->i_mode & ~(7u << shift)) |
+			                          (le16_get(entry->permissions) & 7u) << shift);
+	}
+}
+
+int acl_from_mode(struct ext *ext, struct inode *inode, mode_t mode)
+{
+	struct ext2_xattr_handle *handle;
+	void *acl = NULL;
+	size_t size;
+	int e;
+
+	if (!has_attributes(ext, inode))
+		return 0;
+	e = attributes_open(ext, inode, &handle);
+	if (e)
+		return e;
+	e = attribute_get(handle, ACL_ACCESS, &acl, &size);
+	for (unsigned shift = 0; !e && shift <= 6; shift += 3) {
+		struct acl_entry *entry = acl_part(acl, size, shift);
+
+		if (entry)
+			entry->permissions = le16_make((uint16_t)(mode >> shift & 7));
+	}
+	if (!e)
+		e = ext_errno(ext2fs_xattr_set(handle, ACL_ACCESS, acl, size));
+	if (acl)
+		ext2fs_free_mem(&acl);
+	e = attributes_end(ext, inode, handle, e);
+	return e == -ENODATA ? 0 : e;
+}
+
 /* `value` NULL: remove. */
 static int attribute_change(struct fs *fs, uint64_t node, const char *name, const void *value, size_t size, int flags)
 {
@@ -186,10 +273,10 @@ static int attribute_change(struct fs *fs, uint64_t node, const char *name, cons
 			code = value ? ext2fs_xattr_set(handle, name, value, size) : ext2fs_xattr_remove(handle, name);
 			e = code == EXT2_ET_EA_NO_SPACE ? -ENOSPC : code ? ext_errno(code) : 0;
 		}
-		attributes_close(ext, handle);
-		if (!e)
-			e = inode_reload(ext, inode);
+		e = attributes_end(ext, inode, handle, e);
 	}
+	if (!e && value && strcmp(name, ACL_ACCESS) == 0)
+		acl_to_mode(inode, value, size);
 	pthread_mutex_unlock(&ext->lock);
 	return e;
 }

@@ -239,5 +239,7 @@ ssize_t ext_getxattr(struct fs *fs, uint64_t node, const char *name, void *value
 ssize_t ext_listxattr(struct fs *fs, uint64_t node, char *names, size_t size);
 int ext_setxattr(struct fs *fs, uint64_t node, const char *name, const void *value, size_t size, int flags);
 int ext_removexattr(struct fs *fs, uint64_t node, const char *name);
+/* With the lock: the permissions of a file that has a list of them (an ACL) become those of `mode`. */
+int acl_from_mode(struct ext *ext, struct inode *inode, mode_t mode);
 
 #endif

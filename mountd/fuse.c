@@ -251,12 +251,16 @@ static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	struct session *s = session_of(req);
 	bool write = opens_for_writing(fi);
 	int e = s->fs->ops->open(s->fs, ino, write, fi->flags & O_TRUNC);
+	struct stat stat;
 
 	if (e) {
 		reply_error(req, e);
 		return;
 	}
 	set_caching(s, fi);
+	/* Writes past the cache do not make the kernel clear these bits. */
+	if (s->cache && s->fs->ops->getattr(s->fs, ino, &stat) == 0 && (stat.st_mode & (S_ISUID | S_ISGID)))
+		fi->direct_io = 0;
 	if (fuse_reply_open(req, fi) == -ENOENT)
 		s->fs->ops->release(s->fs, ino, write);
 }

@@ -423,11 +423,99 @@ static void damaged_file_systems_with_block_maps_do_no_harm(void **unused)
 	damaged_everywhere("mkfs.ext2 -b 1024 -N 256");
 }
 
+static void chmod_keeps_the_mask_of_an_acl_and_an_acl_sets_the_mode(void **unused)
+{
+	/* Version 2; owner rw-, user 1000 rwx, group r--, mask rwx, others ---. */
+	static const uint8_t acl[] = {2, 0, 0, 0, 1, 0, 6, 0, 255, 255, 255, 255, 2, 0, 7, 0, 0xe8, 3, 0, 0, 4, 0, 4, 0,
+		255, 255, 255, 255, 0x10, 0, 7, 0, 255, 255, 255, 255, 0x20, 0, 0, 0, 255, 255, 255, 255};
+	static const char name[] = "system.posix_acl_access";
+	struct memory m = {{&memory_ops}, image_make("mkfs.ext4 -b 1024 -N 128"), 0, UINT32_MAX};
+	struct stat stat = {.st_mode = 0751};
+	struct fs_entry entry;
+	struct session s;
+	uint8_t found[100];
+
+	(void)unused;
+	assert_int_equal(session_open(&s, &m, false), 0);
+	assert_int_equal(s.fs->ops->make(s.fs, FS_ROOT, "f", &(struct fs_new){.mode = S_IFREG | 0644}, &entry), 0);
+	assert_int_equal(s.fs->ops->setxattr(s.fs, entry.node, name, acl, sizeof(acl), 0), 0);
+	assert_int_equal(s.fs->ops->getattr(s.fs, entry.node, &entry.stat), 0);
+	assert_int_equal(entry.stat.st_mode, S_IFREG | 0670);
+	assert_int_equal(s.fs->ops->setattr(s.fs, entry.node, FS_SET_MODE, &stat, &stat), 0);
+	assert_int_equal(stat.st_mode, S_IFREG | 0751);
+	assert_int_equal(s.fs->ops->getxattr(s.fs, entry.node, name, found, sizeof(found)), sizeof(acl));
+	assert_int_equal(found[6], 7);      /* owner */
+	assert_int_equal(found[14], 7);     /* user 1000: as it was */
+	assert_int_equal(found[22], 4);     /* group: as it was */
+	assert_int_equal(found[30], 5);     /* mask */
+	assert_int_equal(found[38], 1);     /* others */
+	s.fs->ops->forget(s.fs, entry.node, 1);
+	session_close(&s);
+	image_store(m.bytes);
+	assert_false(image_has("-fn", "fix?"));
+	free(m.bytes);
+}
+
+/* Files of many pieces, until neither data nor the tree of pieces finds room. */
+static void fill_up(const char *mkfs)
+{
+	struct memory m = {{&memory_ops}, image_make(mkfs), 0, UINT32_MAX};
+	static uint8_t data[300000];
+	unsigned failures = 0;
+	struct session s;
+
+	state = 88172645463325252u;
+	assert_int_equal(session_open(&s, &m, false), 0);
+	for (unsigned i = 0; i < 60; i++) {
+		struct fs_entry entry;
+		char name[16];
+		ssize_t n = 1;
+
+		snprintf(name, sizeof(name), "f%u", i % 40);
+		if (s.fs->ops->make(s.fs, FS_ROOT, name, &(struct fs_new){.mode = S_IFREG | 0644}, &entry) &&
+		    s.fs->ops->lookup(s.fs, FS_ROOT, name, &entry))
+			continue;
+		assert_int_equal(s.fs->ops->open(s.fs, entry.node, true, i >= 40 && i % 2), 0);
+		for (uint64_t at = rnd(5000); n > 0 && at < 600 * 4096; at += 2048 + rnd(5000)) {
+			n = s.fs->ops->write(s.fs, entry.node, data, rnd(30) ? 900 : sizeof(data), at);
+			failures += n == -28;
+			assert_true(n > 0 || n == -28);
+		}
+		if (rnd(3) == 0)
+			(void)s.fs->ops->fallocate(s.fs, entry.node, 0, 0, 1000000);
+		s.fs->ops->release(s.fs, entry.node, true);
+		s.fs->ops->forget(s.fs, entry.node, 1);
+		if (i % 7 == 6)
+			(void)s.fs->ops->unlink(s.fs, FS_ROOT, name, false);
+	}
+	session_close(&s);
+	image_store(m.bytes);
+	if (image_has("-fn", "fix?\\|clear?\\|differences")) {
+		char command[128];
+
+		snprintf(command, sizeof(command), "e2fsck -fn %s >&2", image);
+		(void)!system(command);
+		fail();
+	}
+	free(m.bytes);
+	assert_true(failures > 0);
+}
+
+static void a_file_system_that_gets_full_stays_sound(void **unused)
+{
+	(void)unused;
+	fill_up("mkfs.ext4 -b 1024 -N 128");
+	fill_up("mkfs.ext4 -b 4096 -N 128");
+	fill_up("mkfs.ext2 -b 1024 -N 128");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(no_crash_leaves_a_block_in_two_files_with_extents),
 		cmocka_unit_test(no_crash_leaves_a_block_in_two_files_with_block_maps),
+		cmocka_unit_test(chmod_keeps_the_mask_of_an_acl_and_an_acl_sets_the_mode),
+		cmocka_unit_test(a_file_system_that_gets_full_stays_sound),
 		cmocka_unit_test(damaged_file_systems_with_extents_do_no_harm),
 		cmocka_unit_test(damaged_file_systems_with_checksums_do_no_harm),
 		cmocka_unit_test(damaged_file_systems_with_block_maps_do_no_harm),

@@ -85,3 +85,16 @@ sound d.vhd
 exits 0 vhd-mount -r d.vhd m
 same_bytes h/big m/fourth
 exits 0 vhd-umount m
+
+# A file that its owner writes to loses its set-user-ID bit.
+if [ "$(id -u)" -eq 0 ] && command -v setpriv > /dev/null; then
+	chmod 755 .
+	exits 0 vhd-mount -o allow_other d.vhd m
+	echo x > m/program && chown 65534 m/program && chmod 6755 m/program || fail 'cannot make a program'
+	setpriv --reuid 65534 --clear-groups sh -c 'echo x >> m/program' || fail 'its owner cannot write'
+	[ "$(stat -c %a m/program)" = 755 ] || fail 'a set-user-ID bit outlives a write'
+	exits 0 vhd-umount m
+	sound d.vhd
+else
+	echo 'not tested: set-user-ID bits, which needs root and setpriv' >&2
+fi
