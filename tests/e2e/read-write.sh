@@ -46,3 +46,11 @@ exits 0 vhd read -f raw r.raw 4996 4
 # A reader that goes away leaves the image closed.
 vhd read a.vhd 0 64M | head -c 1 > one
 printf x | vhd write a.vhd 0 || fail 'the image is still in use'
+
+# What fails is told once.
+exits 0 vhd create -s 64M limited.vhd
+code=0
+(ulimit -f 3000; trap '' XFSZ; bytes 40M | vhd write limited.vhd 0) > out 2> err || code=$?
+[ $code -eq 1 ] || fail "a file that cannot grow: exit $code"
+[ "$(grep -c 'writing at offset' err)" -eq 1 ] || fail "not told once: $(cat err)"
+exits 0 vhd check limited.vhd
