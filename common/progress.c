@@ -2,7 +2,9 @@
 #include "common/progress.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -59,16 +61,32 @@ static void amount_text(const struct progress *progress, uint64_t amount, char *
 		snprintf(ret, SIZE_TEXT_MAX, "%llu %s", (unsigned long long)amount, progress->unit);
 }
 
+/* How many characters fit in a line: one that is wider would not be overwritten by the next, but scroll. */
+static int line_width(FILE *out)
+{
+	struct winsize window;
+
+	if (ioctl(fileno(out), TIOCGWINSZ, &window) < 0 || window.ws_col < 2)
+		return INT_MAX;
+	return window.ws_col - 1;
+}
+
+static void line_draw(const struct progress *progress, const char *line)
+{
+	fprintf(progress->out, "\r\033[K%.*s", line_width(progress->out), line);
+	fflush(progress->out);
+}
+
 static void bar_draw(const struct progress *progress, uint64_t now_ns)
 {
-	char done_text[SIZE_TEXT_MAX], total_text[SIZE_TEXT_MAX], cells[BAR_CELLS + 1];
+	char done_text[SIZE_TEXT_MAX], total_text[SIZE_TEXT_MAX], left_text[32] = "", cells[BAR_CELLS + 1];
+	char line[2 * SIZE_TEXT_MAX + sizeof(left_text) + BAR_CELLS + 32];
 	double elapsed = (double)(now_ns - progress->start_ns) / (double)SECOND_NS;
 	double share;
 
 	amount_text(progress, progress->done, done_text);
 	if (progress->total == 0) {
-		fprintf(progress->out, "\r\033[K%s", done_text);
-		fflush(progress->out);
+		line_draw(progress, done_text);
 		return;
 	}
 	share = (double)progress->done / (double)progress->total;
@@ -81,10 +99,10 @@ static void bar_draw(const struct progress *progress, uint64_t now_ns)
 		size_text_exact(progress->total, total_text);
 	else
 		amount_text(progress, progress->total, total_text);
-	fprintf(progress->out, "\r\033[K[%s] %3d%%  %s of %s", cells, (int)(share * 100), done_text, total_text);
 	if (share > 0 && share < 1)
-		fprintf(progress->out, ", %.0f s left", elapsed / share - elapsed);
-	fflush(progress->out);
+		snprintf(left_text, sizeof(left_text), ", %.0f s left", elapsed / share - elapsed);
+	snprintf(line, sizeof(line), "[%s] %3d%%  %s of %s%s", cells, (int)(share * 100), done_text, total_text, left_text);
+	line_draw(progress, line);
 }
 
 static void json_line(const struct progress *progress, uint64_t now_ns)

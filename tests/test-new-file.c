@@ -182,6 +182,17 @@ static void a_symlink_stays_and_its_target_is_replaced(void **state)
 	assert_int_equal(unlink(old), 0);
 }
 
+static void a_symlink_that_leads_nowhere_is_told(void **state)
+{
+	struct new_file file;
+	struct err err;
+
+	assert_int_equal(symlink("nowhere", path), 0);
+	assert_int_equal(new_file_open(path, true, &file, &err), -ENOENT);
+	assert_non_null(strstr(err.text, "symbolic link"));
+	assert_int_equal(unlink(path), 0);
+}
+
 static void folders_and_devices_are_refused_whether_overwriting_or_not(void **state)
 {
 	struct new_file file;
@@ -214,6 +225,7 @@ int main(void)
 		cmocka_unit_test(a_file_that_appears_meanwhile_is_not_replaced),
 		cmocka_unit_test(a_file_in_use_is_not_overwritten_nor_used_while_it_is),
 		cmocka_unit_test(a_symlink_stays_and_its_target_is_replaced),
+		cmocka_unit_test(a_symlink_that_leads_nowhere_is_told),
 		cmocka_unit_test(folders_and_devices_are_refused_whether_overwriting_or_not),
 		cmocka_unit_test(a_missing_folder_is_told_by_the_name_that_was_given),
 	};

@@ -9,6 +9,12 @@
 
 #include <cmocka.h>
 
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
 #include "common/progress.h"
 
 #define SECOND UINT64_C(1000000000)
@@ -116,6 +122,36 @@ static void modes_have_names(void **state)
 	assert_int_equal(progress_mode_parse("Bar", &mode), -EINVAL);
 }
 
+static void a_bar_is_no_wider_than_its_terminal(void **state)
+{
+	struct winsize window = {.ws_row = 24, .ws_col = 40};
+	struct progress progress;
+	int master, slave;
+	char text[200];
+	ssize_t length;
+	FILE *out;
+
+	(void)state;
+	master = posix_openpt(O_RDWR | O_NOCTTY);
+	if (master < 0) {
+		print_message("no pseudo-terminal can be had here\n");
+		skip();
+	}
+	assert_int_equal(grantpt(master) | unlockpt(master), 0);
+	slave = open(ptsname(master), O_RDWR | O_NOCTTY);
+	assert_true(slave >= 0);
+	assert_int_equal(ioctl(slave, TIOCSWINSZ, &window), 0);
+	out = fdopen(slave, "w");
+	assert_non_null(out);
+	progress_begin_at(&progress, out, PROGRESS_AUTO, "bytes", 4096, 0);
+	progress_update_at(&progress, 2048, UINT64_C(2000000000));
+	length = read(master, text, sizeof(text));
+	assert_int_equal(length, 4 + 39);
+	assert_memory_equal(text, "\r\033[K[###############...............]  50%  ", 4 + 39);
+	fclose(out);
+	close(master);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -126,6 +162,7 @@ int main(void)
 		cmocka_unit_test(json_ends_with_what_was_reached),
 		cmocka_unit_test(what_is_no_terminal_gets_no_bar),
 		cmocka_unit_test(modes_have_names),
+		cmocka_unit_test(a_bar_is_no_wider_than_its_terminal),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

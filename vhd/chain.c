@@ -332,6 +332,15 @@ static const char *parent_defect_code(int r)
 	}
 }
 
+/* A parent in use is not lost: whoever collects damage is to come again. Nor is one that we may not or cannot open. */
+static bool ends_collecting(const struct walk *walk, int r)
+{
+	if (r == VHD_E_IN_USE || r == -ENOMEM)
+		return true;
+	return walk->sink->damage_only && (r == VHD_E_PARENT_DENIED || r == -EACCES || r == -EPERM || r == -EMFILE ||
+	                                   r == -ENFILE);
+}
+
 static bool wants_parent(const struct walk *walk)
 {
 	const struct layer *last = walk->chain->layers[walk->chain->count - 1];
@@ -350,8 +359,7 @@ static int parents_open(struct walk *walk)
 		r = parent_open(walk, &why);
 		if (r == 0)
 			continue;
-		/* A parent in use is not lost: whoever collects damage is to come back later. */
-		if (!walk_collects(walk) || r == -ENOMEM || r == VHD_E_IN_USE)
+		if (!walk_collects(walk) || ends_collecting(walk, r))
 			return err_set(walk->err, r, "%s", why.text);
 		/* The defect carries the path; its sentence need not. */
 		path_length = strlen(scope.path);

@@ -143,7 +143,7 @@ int vhd_check(const char *path, const struct vhd_check_options *options, struct 
 	};
 	int r;
 
-	check.sink = (struct layer_sink){.defect = count_and_forward, .user = &check};
+	check.sink = (struct layer_sink){.defect = count_and_forward, .user = &check, .damage_only = true};
 	r = chain_open(path, &open_options, &check.sink, &check.chain, err);
 	if (r == 0) {
 		for (unsigned i = 0; i < check.chain.count; i++)

@@ -203,10 +203,15 @@ static int run(struct cli *cli)
 	if (verdict_is_about_parents(r)) {
 		struct err reason = err;
 
-		open.flags |= VHD_OPEN_NO_PARENTS;
+		/* As far as the chain goes; FILE itself was found sound before its parents were looked for. */
+		open.flags |= VHD_OPEN_SALVAGE;
 		r = vhd_open(cli->operands[0], &open, &vhd, &err);
-		if (r == 0)
-			cli_warn(cli, reason.text);
+		if (r) {
+			open.flags |= VHD_OPEN_NO_PARENTS;
+			r = vhd_open(cli->operands[0], &open, &vhd, &err);
+			if (r == 0)
+				cli_warn(cli, reason.text);
+		}
 	}
 	if (r)
 		return cli_fail_err(cli, &err);

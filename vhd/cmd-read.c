@@ -78,7 +78,7 @@ static int range_print(const struct cli *cli, const struct cli_disk *disk, uint6
 
 	if (length == 0)
 		return CLI_OK;
-	progress_begin(&progress, stderr, cli->progress_mode, "bytes", scan.end);
+	progress_begin(&progress, stderr, cli->progress_mode, "bytes", scan.end - scan.offset);
 	r = scan_run(&scan, &err);
 	progress_end(&progress);
 	if (r == -EPIPE)

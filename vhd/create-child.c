@@ -14,7 +14,9 @@
 #include "common/checked.h"
 #include "vhd/chain.h"
 #include "vhd/create.h"
+#include "vhd/folders.h"
 #include "vhd/locator.h"
+#include "vhd/parent-search.h"
 
 struct parent {
 	char *real; /* owned: path, symlinks resolved */
@@ -166,6 +168,31 @@ static int linkage_add(struct image_plan *plan, const char *target, const struct
 	return r;
 }
 
+/* Such a child is right, but opens only for who allows it: better known now than then. */
+static int outside_warn(const char *path, const struct new_file *file, const struct parent *parent,
+                        const struct vhd_create_options *options, struct err *err)
+{
+	struct folders folders;
+	struct err sentence;
+	char *folder;
+	int r;
+
+	if (!options->warn)
+		return 0;
+	r = folders_init(&folders, file->folder, NULL, NULL, err);
+	if (r)
+		return r;
+	folder = path_folder(parent->real);
+	if (folder && !folders_hold(&folders, parent->real)) {
+		err_set(&sentence, 0, "%s: its parent lies outside its folder, so that opening it takes --allow-dir %s", path,
+		        folder);
+		options->warn(options->user, sentence.text);
+	}
+	free(folder);
+	folders_done(&folders);
+	return 0;
+}
+
 int image_plan_child(const char *path, struct new_file *file, const struct vhd_create_options *options,
                      struct image_plan *ret, struct err *err)
 {
@@ -188,6 +215,8 @@ int image_plan_child(const char *path, struct new_file *file, const struct vhd_c
 		                    block_size, ret, err);
 	if (r == 0)
 		r = linkage_add(ret, file->target, &parent, err);
+	if (r == 0)
+		r = outside_warn(path, file, &parent, options, err);
 	parent_done(&parent);
 	return r;
 }

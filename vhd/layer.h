@@ -58,6 +58,7 @@ struct layer_sink {
 	void (*defect)(void *user, const struct vhd_defect *defect);
 	void *user;
 	bool strict; /* VHD_DAMAGE ends the call all the same; only notes and warnings are reported */
+	bool damage_only; /* who may not open a parent, or lacks the means, has found no damage: that is an error */
 };
 
 /*

@@ -132,11 +132,14 @@ static int temporary_open(struct new_file *file)
 int new_file_open(const char *path, bool overwrite, struct new_file *ret, struct err *err)
 {
 	struct new_file file = {.fd = -1, .replaced_fd = -1, .overwrite = overwrite, .path = strdup(path)};
+	struct stat st;
 	int r;
 
 	r = file.path ? target_resolve(path, &file.target, &file.folder) : -ENOMEM;
 	if (r == -EISDIR)
 		err_set(err, r, "%s: is a folder; name a file in it", path);
+	else if (r && lstat(path, &st) == 0 && S_ISLNK(st.st_mode))
+		err_set(err, r, "%s: is a symbolic link that leads nowhere (%s); remove it first", path, strerror(-r));
 	else if (r)
 		err_set(err, r, "%s: cannot be created: its folder: %s", path, strerror(-r));
 	if (r)

@@ -237,7 +237,7 @@ static int chunks_deliver(struct scan *scan, struct err *err)
 			if (r)
 				return r;
 		}
-		progress_update(options->progress, scan->delivered);
+		progress_update(options->progress, scan->delivered - options->offset);
 	}
 	return 0;
 }
@@ -314,7 +314,7 @@ static int scan_loop(struct scan *scan, struct err *err)
 	r = zeros_deliver(scan, scan->options->end, err);
 	if (r)
 		return r;
-	progress_update(scan->options->progress, scan->options->end);
+	progress_update(scan->options->progress, scan->options->end - scan->options->offset);
 	if (scan->result < 0) {
 		*err = scan->err;
 		return scan->result;

@@ -31,3 +31,13 @@ head -c 4096 /dev/zero > zeros
 exits 1 vhd check zeros
 exits 1 vhd check missing
 exits 2 vhd check
+
+# What the user may not open is no damage.
+mkdir sub
+exits 0 vhd create -s 64M outside.vhd
+exits 0 vhd create -b outside.vhd sub/child.vhd
+says err '--allow-dir'
+exits 1 vhd check sub/child.vhd
+says err '--allow-dir'
+exits 0 vhd check --allow-dir . sub/child.vhd
+exits 0 vhd check --one-file sub/child.vhd

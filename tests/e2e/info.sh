@@ -31,6 +31,16 @@ json_value parent | grep -qF '"path": null' || fail 'a parent that is gone has n
 exits 0 vhd info --parent elsewhere --json child.vhd
 json_value parent | grep -qF '"found": true' || fail '--parent names it'
 
+# A parent that is there is shown, though its own is not.
+exits 0 vhd create -s 64M p0.vhd
+exits 0 vhd create -b p0.vhd p1.vhd
+exits 0 vhd create -b p1.vhd p2.vhd
+rm p0.vhd
+exits 0 vhd info --json p2.vhd
+says err 'warning'
+json_value parent | grep -qF '"found": true' || fail 'the parent is there'
+json_value chain | grep -qF '"found": false' || fail 'its own is not'
+
 exits 0 vhd create -s 2040G large.vhd
 exits 0 vhd info large.vhd
 says out '2040 GiB (2190433320960 bytes)'

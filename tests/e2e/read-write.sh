@@ -46,3 +46,16 @@ exits 0 vhd read -f raw r.raw 4996 4
 # A reader that goes away leaves the image closed.
 vhd read a.vhd 0 64M | head -c 1 > one
 printf x | vhd write a.vhd 0 || fail 'the image is still in use'
+
+# Progress is of what is read, wherever it starts.
+exits 0 vhd create -s 64M progress.vhd
+exits 0 vhd read --progress=json progress.vhd 32M 1M
+says err '{"done": 1048576, "total": 1048576, "unit": "bytes"'
+
+# What fails is told once.
+exits 0 vhd create -s 64M limited.vhd
+code=0
+(ulimit -f 3000; trap '' XFSZ; bytes 40M | vhd write limited.vhd 0) > out 2> err || code=$?
+[ $code -eq 1 ] || fail "a file that cannot grow: exit $code"
+[ "$(grep -c 'writing at offset' err)" -eq 1 ] || fail "not told once: $(cat err)"
+exits 0 vhd check limited.vhd
