@@ -55,7 +55,7 @@ struct scan_options {
 	uint64_t offset, end; /* `offset` a multiple of the disks' request_align */
 	size_t chunk;         /* 0: SCAN_CHUNK; a power of two of 4 KiB at least */
 	struct blk_queue *also; /* polled too: where kept slots are written; may be NULL */
-	struct progress *progress; /* updated with offsets; may be NULL */
+	struct progress *progress; /* of the bytes from `offset` to `end`; may be NULL */
 	/* 0; SCAN_KEEP; -errno ends the scan with the sentence that the callback set, SCAN_STOP ends it with 0. */
 	int (*chunk_read)(void *user, struct scan_slot *slot, struct err *err);
 	int (*zeros)(void *user, uint64_t offset, uint64_t length, struct err *err); /* may be NULL */
