@@ -19,6 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common/standard-files.h"
 #include "mountd/disk.h"
 #include "mountd/fs.h"
 #include "mountd/options.h"
@@ -304,6 +305,8 @@ int main(int argc, char **argv)
 	struct options options;
 	int status;
 
+	if (standard_files_hold() < 0)
+		return 1;
 	options_read(argc, argv, &options);
 	image_name = options.image;
 	status = run(&options);

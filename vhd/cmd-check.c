@@ -79,15 +79,20 @@ static void result_json(struct json *json, const char *verdict, const struct vhd
 	json_object_end(json);
 }
 
+static const char *plural(unsigned n)
+{
+	return n == 1 ? "" : "s";
+}
+
 static void result_print(const char *path, const struct vhd_check_result *result, bool damaged)
 {
 	char unused[SIZE_TEXT_MAX];
 
 	printf("%s: %s: %u file%s, %" PRIu64 " of %" PRIu64 " blocks allocated, %s unused; "
-	       "%u damages, %u warnings, %u notes\n",
-	       path, damaged ? "damaged" : "clean", result->layers, result->layers == 1 ? "" : "s",
+	       "%u damage%s, %u warning%s, %u note%s\n",
+	       path, damaged ? "damaged" : "clean", result->layers, plural(result->layers),
 	       result->allocated_blocks, result->blocks, size_text(result->unused_bytes, unused), result->damages,
-	       result->warnings, result->notes);
+	       plural(result->damages), result->warnings, plural(result->warnings), result->notes, plural(result->notes));
 }
 
 static int run(struct cli *cli)

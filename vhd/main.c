@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/standard-files.h"
 #include "vhd/cli.h"
 
 static const struct cli_command *const commands[] = {
@@ -52,18 +52,6 @@ static int usage_fail(const char *what, const char *name)
 {
 	fprintf(stderr, "vhd: %s%s%s%s\nSee 'vhd --help'.\n", what, name ? " '" : "", name ? name : "", name ? "'" : "");
 	return CLI_USAGE;
-}
-
-/*
- * An image must never become descriptor 0, 1 or 2: what is printed would land in it. What was closed stays unusable:
- * reading standard input fails, and so does writing the others.
- */
-static int standard_files_hold(void)
-{
-	for (int fd = 0; fd <= 2; fd++)
-		if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY) != fd)
-			return -1;
-	return 0;
 }
 
 int main(int argc, char **argv)

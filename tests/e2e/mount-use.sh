@@ -98,3 +98,10 @@ if [ "$(id -u)" -eq 0 ] && command -v setpriv > /dev/null; then
 else
 	echo 'not tested: set-user-ID bits, which needs root and setpriv' >&2
 fi
+
+# With nothing open but itself, it takes no image for its standard output.
+vhd-mount d.vhd m <&- >&- 2>&- || fail 'not with standard input, output and error closed'
+same_bytes h/big m/fourth
+echo later > m/later || fail 'cannot write'
+exits 0 vhd-umount m
+sound d.vhd
