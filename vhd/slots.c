@@ -83,7 +83,7 @@ uint32_t slots_take(struct image *image, bool *ret_own_pages)
 		*ret_own_pages = s->ready.tag[s->ready.first];
 		slot = list_pop(&s->ready);
 	}
-	if (s->ready.count < s->step / 2 && !s->wanted) {
+	if (s->ready.count < s->step * 3 / 4 && !s->wanted) {
 		s->wanted = true;
 		worker_wake(image);
 	}
