@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "vhd/directory.h"
 #include "vhd/lock.h"
 
 #define NAME_TRIES 100
@@ -167,24 +168,17 @@ int new_file_name(const struct new_file *file, char ret[NEW_FILE_NAME_MAX])
 	return length < NEW_FILE_NAME_MAX ? 0 : -ENAMETOOLONG;
 }
 
-static int link_nameless(int fd, const char *name)
-{
-	char proc[64];
-
-	snprintf(proc, sizeof(proc), "/proc/self/fd/%d", fd);
-	return linkat(AT_FDCWD, proc, AT_FDCWD, name, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
-}
-
 static int name_give(struct new_file *file)
 {
-	if (!file->temporary && !file->overwrite)
-		return link_nameless(file->fd, file->target);
-	for (unsigned i = 0; !file->temporary; i++) {
-		int r = temporary_name(file);
+	int r;
 
+	if (!file->temporary && !file->overwrite)
+		return directory_link_fd(file->fd, file->target);
+	for (unsigned i = 0; !file->temporary; i++) {
+		r = temporary_name(file);
 		if (r)
 			return r;
-		r = link_nameless(file->fd, file->temporary);
+		r = directory_link_fd(file->fd, file->temporary);
 		if (r) {
 			free(file->temporary);
 			file->temporary = NULL;
@@ -192,29 +186,12 @@ static int name_give(struct new_file *file)
 				return r;
 		}
 	}
-	if (renameat2(AT_FDCWD, file->temporary, AT_FDCWD, file->target, file->overwrite ? 0 : RENAME_NOREPLACE) < 0) {
-		/* File systems that do not know the flag: a hard link does not replace either. */
-		if (file->overwrite || errno != EINVAL)
-			return -errno;
-		if (link(file->temporary, file->target) < 0)
-			return -errno;
-		unlink(file->temporary);
-	}
+	r = directory_rename(file->temporary, file->target, file->overwrite);
+	if (r)
+		return r;
 	free(file->temporary);
 	file->temporary = NULL;
 	return 0;
-}
-
-static int folder_sync(const char *folder)
-{
-	int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC), r = 0;
-
-	if (fd < 0)
-		return -errno;
-	if (fsync(fd) < 0 && errno != EINVAL)
-		r = -errno;
-	close(fd);
-	return r;
 }
 
 int new_file_commit(struct new_file *file, struct err *err)
@@ -228,7 +205,7 @@ int new_file_commit(struct new_file *file, struct err *err)
 		return err_set(err, r, "%s: the file exists already and is not overwritten", file->path);
 	if (r)
 		return err_set(err, r, "%s: cannot be created: %s", file->path, strerror(-r));
-	r = folder_sync(file->folder);
+	r = directory_sync(file->folder);
 	if (r)
 		return err_set(err, r, "%s: syncing its folder failed: %s", file->path, strerror(-r));
 	return 0;
@@ -237,7 +214,7 @@ int new_file_commit(struct new_file *file, struct err *err)
 void new_file_done(struct new_file *file)
 {
 	if (file->temporary)
-		unlink(file->temporary);
+		(void)directory_unlink(file->temporary);
 	if (file->fd >= 0)
 		close(file->fd);
 	new_file_unlock(file);

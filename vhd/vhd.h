@@ -32,6 +32,9 @@ enum vhd_verdict {
 	VHD_E_PARENT_MISMATCH, /* the file found is not the parent (its UUID differs) */
 	VHD_E_PARENT_DENIED,   /* the parent lies outside the allowed folders */
 	VHD_E_CHAIN,           /* the chain of parents is a cycle or deeper than VHD_MAX_LAYERS */
+	VHD_E_HAS_CHILDREN,    /* differencing disks stand on it, which the change would break: asks for `force` */
+	VHD_E_WOULD_LOSE,      /* data would be cut off: asks for `force` */
+	VHD_E_UNKNOWN_BASE,    /* what changed since that state is not known */
 };
 
 #define VHD_MAX_LAYERS 256u
@@ -176,6 +179,117 @@ struct vhd_check_result {
  */
 int vhd_check(const char *path, const struct vhd_check_options *options, struct vhd_check_result *ret,
               struct err *err);
+
+/* --- Long work, watched and steered from any thread --- */
+
+struct vhd_job;
+
+struct vhd_job_status {
+	uint64_t done_bytes, total_bytes; /* total 0: not known yet */
+	uint64_t rate;                    /* the limit, bytes a second; 0: none */
+	bool paused, cancelled;
+};
+
+/* One job steers one call at a time. -ENOMEM. */
+int vhd_job_new(struct vhd_job **ret, struct err *err);
+void vhd_job_free(struct vhd_job *job); /* NULL-safe; no call may be using it */
+
+/* The call ends soon with -ECANCELED; what it has done so far stays, and the image is sound. */
+void vhd_job_cancel(struct vhd_job *job);
+void vhd_job_pause(struct vhd_job *job, bool paused);
+void vhd_job_set_rate(struct vhd_job *job, uint64_t bytes_per_second); /* 0: no limit */
+void vhd_job_status(struct vhd_job *job, struct vhd_job_status *ret);
+
+/*
+ * --- Upkeep of an open disk ---
+ *
+ * `vhd` was opened with VHD_OPEN_WRITE. Each call may come from any thread that polls no queue of the disk, and blocks
+ * until it is done, while queues go on reading and writing (docs/architecture.md, "Upkeep"). One at a time for a disk:
+ * -EBUSY. Killed or cut off at any moment, every image opens, with all that a FLUSH covered; the same call again goes
+ * on from there.
+ */
+
+struct vhd_merge_options {
+	unsigned layer;       /* which to merge: 0 the leaf, ... */
+	unsigned into;        /* and into which below it; 0: the next */
+	bool force;           /* though other disks stand on the layers that change */
+	bool keep;            /* leave the files of the merged layers where they are */
+	bool rename;          /* layer 0: what it was merged into takes its name, at the end */
+	bool no_checkpoint;   /* keep no record of what the merged layers had changed (vhd_changed) */
+	struct vhd_job *job;  /* may be NULL */
+	void (*warn)(void *user, const char *sentence);
+	void *user;
+};
+
+struct vhd_merge_result {
+	uint64_t merged_bytes;  /* data that the layers held */
+	uint64_t written_bytes; /* to the file merged into, metadata included */
+};
+
+/*
+ * Moves what the layers from `layer` to the one above `into` hold into layer `into`, which then takes the Unique Id of
+ * `layer`; the merged layers leave the chain, and their files the folder. 0; VHD_E_HAS_CHILDREN; VHD_E_IN_USE: the
+ * layer merged into is open elsewhere; -ECANCELED; -errno.
+ */
+int vhd_merge(struct vhd *vhd, const struct vhd_merge_options *options, struct vhd_merge_result *ret, struct err *err);
+
+struct vhd_child;
+
+/*
+ * Prepares a differencing disk that will stand on the open disk: it lies complete and durable in the disk's folder,
+ * under a name of no meaning. `frozen`: the name that the present leaf will have (in the same folder; must not exist).
+ * Freed by vhd_switch_child or vhd_child_abandon. -EEXIST, -errno.
+ */
+int vhd_child_prepare(struct vhd *vhd, const char *frozen, struct vhd_child **ret, struct err *err);
+
+/*
+ * Makes the child the leaf, under the name that the leaf had; what was the leaf becomes its parent under the frozen
+ * name, and does not change any more. Writes go to the child at once; the call returns when those to the old leaf have
+ * ended and its file is in its state of rest. No FLUSH completes before the names are durable. `child` is freed. After
+ * an error the disk is as before.
+ */
+int vhd_switch_child(struct vhd *vhd, struct vhd_child *child, struct err *err);
+void vhd_child_abandon(struct vhd_child *child); /* removes its file; NULL-safe */
+
+struct vhd_resize_options {
+	bool force;          /* cut off allocated data; or though other disks stand on this one */
+	struct vhd_job *job; /* may be NULL */
+};
+
+struct vhd_resize_result {
+	uint64_t cut_bytes; /* allocated data beyond the new end: that was cut, or that VHD_E_WOULD_LOSE is about */
+};
+
+/*
+ * Gives the disk another size, a multiple of 512 bytes. Queues may be at work while it grows; not while it shrinks.
+ * 0; VHD_E_WOULD_LOSE; VHD_E_HAS_CHILDREN; -EINVAL; -ECANCELED; -errno.
+ */
+int vhd_resize(struct vhd *vhd, uint64_t size_bytes, const struct vhd_resize_options *options,
+               struct vhd_resize_result *ret, struct err *err);
+
+/* Called, in the thread of vhd_resize, when the disk has its new size. `resized` NULL: no more. */
+void vhd_on_resize(struct vhd *vhd, void (*resized)(void *user, uint64_t size_bytes), void *user);
+
+struct vhd_extent {
+	uint64_t offset, length; /* bytes */
+};
+
+struct vhd_compact_options {
+	const struct vhd_extent *unused; /* what no file system on the disk uses: its content is thrown away; sorted */
+	size_t unused_count;
+	bool keep_zeros;     /* do not read blocks to find those that hold only zeros */
+	struct vhd_job *job; /* may be NULL */
+};
+
+struct vhd_compact_result {
+	uint64_t before_bytes, after_bytes; /* the file's size */
+	uint64_t space_before_bytes, space_after_bytes; /* what it takes of its file system */
+	uint32_t freed_blocks, moved_blocks;
+};
+
+/* Gives back blocks that hold nothing, moves others to close gaps, and cuts the file. 0, -ECANCELED, -errno. */
+int vhd_compact(struct vhd *vhd, const struct vhd_compact_options *options, struct vhd_compact_result *ret,
+                struct err *err);
 
 /* "6e4ac331-97a1-4d52-8a5f-1c3f2a9d0c11"; `ret` holds 37 bytes. */
 void vhd_uuid_text(const uint8_t uuid[16], char *ret);
