@@ -21,28 +21,30 @@ static void note_dirty(struct image *image)
 
 bool image_is_dirty(const struct image *image)
 {
-	return image->any_bat_dirty || image->bitmaps_dirty;
+	for (const struct writer *w = image->writers; w; w = w->next)
+		if (writer_is_dirty(w))
+			return true;
+	return false;
 }
 
-void image_set_entry(struct image *image, uint32_t block, uint32_t slot)
+void writer_set_entry(struct image *image, struct writer *w, uint32_t block, uint32_t slot)
 {
+	const struct tables *t = layer_tables(w->layer);
+	uint32_t before = atomic_load_explicit(&t->bat[block], memory_order_relaxed);
 	bool first = !image_is_dirty(image);
 
 	note_dirty(image);
-	if (slot == VHD_BAT_UNALLOCATED)
-		image->allocated--;
-	else
-		image->allocated++;
-	atomic_store(&image_leaf(image)->bat[block], slot);
-	if (image->batmap)
-		batmap_clear(image->batmap, block);
-	image->bat_dirty[block / BAT_PAGE_ENTRIES] = 1;
-	image->any_bat_dirty = true;
+	w->allocated += (before == VHD_BAT_UNALLOCATED) - (slot == VHD_BAT_UNALLOCATED);
+	atomic_store(&t->bat[block], slot);
+	if (w->batmap)
+		batmap_clear(w->batmap, block);
+	w->bat_dirty[block / BAT_PAGE_ENTRIES] = 1;
+	w->any_bat_dirty = true;
 	if (first)
 		worker_wake(image); /* it sleeps without a limit while nothing is dirty */
 }
 
-void image_bitmap_dirty(struct image *image, struct bitmap *bitmap)
+void writer_bitmap_dirty(struct image *image, struct writer *w, struct bitmap *bitmap)
 {
 	bool first = !image_is_dirty(image);
 
@@ -50,8 +52,8 @@ void image_bitmap_dirty(struct image *image, struct bitmap *bitmap)
 		return;
 	note_dirty(image);
 	bitmap->dirty = true;
-	bitmap->next = image->bitmaps_dirty;
-	image->bitmaps_dirty = bitmap;
+	bitmap->next = w->bitmaps_dirty;
+	w->bitmaps_dirty = bitmap;
 	if (first)
 		worker_wake(image);
 }
@@ -70,6 +72,24 @@ void image_retire_bitmap(struct image *image, struct bitmap *bitmap)
 		retire_now(image, bitmap);
 }
 
+int writer_drop_block(struct image *image, struct writer *w, uint32_t block)
+{
+	const struct tables *t = layer_tables(w->layer);
+	struct bitmap *bitmap;
+	int rc = slots_free(w, atomic_load_explicit(&t->bat[block], memory_order_relaxed));
+
+	if (rc)
+		return rc;
+	writer_set_entry(image, w, block, VHD_BAT_UNALLOCATED);
+	writer_forget_pending(w, block);
+	bitmap = atomic_load_explicit(&t->bitmaps[block], memory_order_relaxed);
+	block_set_state(t, block, BLOCK_UNKNOWN);
+	atomic_store_explicit(&t->bitmaps[block], NULL, memory_order_release);
+	if (bitmap)
+		image_retire_bitmap(image, bitmap);
+	return 0;
+}
+
 void image_free_retired(struct image *image)
 {
 	struct bitmap **at = &image->bitmaps_retired;
@@ -86,9 +106,9 @@ void image_free_retired(struct image *image)
 	}
 }
 
-int image_sync(struct image *image, enum store_barrier why)
+int writer_sync(struct image *image, struct writer *w, enum store_barrier why)
 {
-	struct store *store = image_leaf(image)->store;
+	struct store *store = w->layer->layer->store;
 	int broken = atomic_load(&image->broken);
 	int rc;
 
@@ -100,13 +120,17 @@ int image_sync(struct image *image, enum store_barrier why)
 	return rc;
 }
 
+/* What of one writer was dirty when the commit began. */
 struct snapshot {
+	struct writer *writer;
+	int taken; /* 0 or -errno: whether all could be copied */
 	struct worker_write *writes;
 	unsigned count;
 	struct bitmap *bitmaps; /* off the dirty list, in the order of their writes */
 	unsigned own_count;     /* the writes before this have memory of their own */
 	struct slot_list owed;  /* off the image's list */
 	uint8_t *pages;         /* which BAT pages are in it */
+	uint32_t page_count;
 	struct batmap *batmap;
 	bool data_first;
 };
@@ -121,9 +145,9 @@ static void snapshot_done(struct snapshot *s)
 	free(s->batmap);
 }
 
-static uint32_t bat_pages(const struct image *image)
+static uint32_t bat_pages(const struct writer *w)
 {
-	return (image_leaf(image)->block_count + BAT_PAGE_ENTRIES - 1) / BAT_PAGE_ENTRIES;
+	return (w->layer->layer->block_count + BAT_PAGE_ENTRIES - 1) / BAT_PAGE_ENTRIES;
 }
 
 static int snapshot_add(struct snapshot *s, uint64_t offset, size_t length, uint8_t **ret)
@@ -140,10 +164,10 @@ static int snapshot_add(struct snapshot *s, uint64_t offset, size_t length, uint
 }
 
 /* One write for each run of dirty pages. */
-static int snapshot_bat(struct image *image, struct snapshot *s)
+static int snapshot_bat(struct snapshot *s)
 {
-	const struct layer *leaf = image_leaf(image);
-	uint32_t pages = bat_pages(image);
+	const struct layer *leaf = s->writer->layer->layer;
+	uint32_t pages = bat_pages(s->writer);
 
 	for (uint32_t page = 0; page < pages; page++) {
 		uint32_t first = page * BAT_PAGE_ENTRIES, end;
@@ -169,9 +193,9 @@ static int snapshot_bat(struct image *image, struct snapshot *s)
 	return 0;
 }
 
-static int snapshot_bitmaps(struct image *image, struct snapshot *s)
+static int snapshot_bitmaps(struct snapshot *s)
 {
-	const struct layer *leaf = image_leaf(image);
+	const struct layer *leaf = s->writer->layer->layer;
 
 	for (struct bitmap *b = s->bitmaps; b; b = b->commit_next) {
 		uint32_t slot = atomic_load_explicit(&leaf->bat[b->block], memory_order_relaxed);
@@ -186,24 +210,27 @@ static int snapshot_bitmaps(struct image *image, struct snapshot *s)
 }
 
 /* The all-ones bitmaps of new blocks; as whole pages where these are the slot's own, which file systems like better. */
-static void snapshot_owed(struct image *image, struct snapshot *s)
+static void snapshot_owed(struct snapshot *s)
 {
+	const struct writer *writer = s->writer;
+	const struct layer *leaf = writer->layer->layer;
+
 	for (unsigned i = 0; i < s->owed.count; i++) {
 		struct worker_write *w = &s->writes[s->count++];
-		uint32_t skip = s->owed.tag[s->owed.first + i] ? 0 : image->full_bitmap_bytes - image_leaf(image)->bitmap_bytes;
+		uint32_t skip = s->owed.tag[s->owed.first + i] ? 0 : writer->full_bitmap_bytes - leaf->bitmap_bytes;
 
-		w->iov = (struct iovec){image->full_bitmap + skip, image->full_bitmap_bytes - skip};
-		w->offset = slot_payload(image_leaf(image), s->owed.slot[s->owed.first + i]) - image->full_bitmap_bytes + skip;
+		w->iov = (struct iovec){writer->full_bitmap + skip, writer->full_bitmap_bytes - skip};
+		w->offset = slot_payload(leaf, s->owed.slot[s->owed.first + i]) - writer->full_bitmap_bytes + skip;
 	}
 }
 
 /* Takes the dirty bitmaps off their list; those whose block was given back go to retire. Returns how many are left. */
 static unsigned take_dirty_bitmaps(struct image *image, struct snapshot *s)
 {
-	struct bitmap *b = image->bitmaps_dirty;
+	struct bitmap *b = s->writer->bitmaps_dirty;
 	unsigned n = 0;
 
-	image->bitmaps_dirty = NULL;
+	s->writer->bitmaps_dirty = NULL;
 	while (b) {
 		struct bitmap *next = b->next;
 
@@ -224,64 +251,68 @@ static unsigned take_dirty_bitmaps(struct image *image, struct snapshot *s)
 /* The commit failed: what it took is dirty again. */
 static void snapshot_undo(struct image *image, struct snapshot *s)
 {
+	struct writer *w = s->writer;
+
 	for (struct bitmap *b = s->bitmaps; b; b = b->commit_next) {
 		b->committing = false;
 		if (!b->dead)
-			image_bitmap_dirty(image, b);
+			writer_bitmap_dirty(image, w, b);
 		else if (!b->dirty)
 			retire_now(image, b);
 	}
 	for (unsigned i = 0; i < s->owed.count; i++)
-		if (slots_owe_bitmap(image, s->owed.slot[s->owed.first + i], s->owed.tag[s->owed.first + i]))
+		if (slots_owe_bitmap(w, s->owed.slot[s->owed.first + i], s->owed.tag[s->owed.first + i]))
 			atomic_store(&image->broken, -ENOMEM); /* the block would lack its bitmap for ever */
 	if (s->batmap)
-		image->batmap->dirty = true;
-	for (uint32_t page = 0; s->pages && page < bat_pages(image); page++) {
+		w->batmap->dirty = true;
+	w->data_first |= s->data_first;
+	for (uint32_t page = 0; s->pages && page < s->page_count; page++) {
 		if (s->pages[page]) {
 			note_dirty(image);
-			image->bat_dirty[page] = 1;
-			image->any_bat_dirty = true;
+			w->bat_dirty[page] = 1;
+			w->any_bat_dirty = true;
 		}
 	}
 }
 
-static int snapshot_take(struct image *image, struct snapshot *s)
+/* Under the lock. What could not be copied is still taken, for snapshot_undo. */
+static void snapshot_take(struct image *image, struct writer *w, struct snapshot *s)
 {
-	uint32_t pages = bat_pages(image);
+	uint32_t pages = bat_pages(w);
 	unsigned bitmaps;
-	int rc;
 
-	*s = (struct snapshot){.pages = malloc(pages)};
+	*s = (struct snapshot){.writer = w, .pages = malloc(pages), .page_count = pages};
+	s->taken = -ENOMEM;
 	if (!s->pages)
-		return -ENOMEM;
-	memcpy(s->pages, image->bat_dirty, pages);
-	memset(image->bat_dirty, 0, pages);
+		return;
+	memcpy(s->pages, w->bat_dirty, pages);
+	memset(w->bat_dirty, 0, pages);
 	bitmaps = take_dirty_bitmaps(image, s);
-	s->data_first = bitmaps > 0 || (image->has_parent && image->any_bat_dirty);
-	image->any_bat_dirty = false;
-	s->owed = image->slots.owed;
-	image->slots.owed = (struct slot_list){0};
+	s->data_first = w->data_first || bitmaps > 0 || (w->layer->has_below && w->any_bat_dirty);
+	w->data_first = false;
+	w->any_bat_dirty = false;
+	s->owed = w->slots.owed;
+	w->slots.owed = (struct slot_list){0};
 	s->writes = calloc((size_t)pages + bitmaps + s->owed.count, sizeof(*s->writes));
 	if (!s->writes)
-		return -ENOMEM;
-	if (image->batmap && image->batmap->dirty) {
-		s->batmap = batmap_copy(image->batmap);
+		return;
+	if (w->batmap && w->batmap->dirty) {
+		s->batmap = batmap_copy(w->batmap);
 		if (!s->batmap)
-			return -ENOMEM;
-		image->batmap->dirty = false;
+			return;
+		w->batmap->dirty = false;
 	}
-	rc = snapshot_bat(image, s);
-	if (rc == 0)
-		rc = snapshot_bitmaps(image, s);
-	if (rc == 0)
-		snapshot_owed(image, s);
-	return rc;
+	s->taken = snapshot_bat(s);
+	if (s->taken == 0)
+		s->taken = snapshot_bitmaps(s);
+	if (s->taken == 0)
+		snapshot_owed(s);
 }
 
 /* The bitmaps are durable: those that are full are needed no more. */
 static void snapshot_settle(struct image *image, struct snapshot *s)
 {
-	struct image_layer *leaf = &image->layers[0];
+	const struct tables *t = layer_tables(s->writer->layer);
 
 	for (struct bitmap *b = s->bitmaps; b; b = b->commit_next) {
 		b->committing = false;
@@ -290,37 +321,65 @@ static void snapshot_settle(struct image *image, struct snapshot *s)
 		if (b->dead) {
 			retire_now(image, b);
 		} else if (bitmap_is_full(b)) {
-			atomic_store_explicit(&leaf->state[b->block], BLOCK_FULL, memory_order_release);
-			atomic_store_explicit(&leaf->bitmaps[b->block], NULL, memory_order_release);
+			block_set_state(t, b->block, BLOCK_FULL);
+			atomic_store_explicit(&t->bitmaps[b->block], NULL, memory_order_release);
 			image_retire_bitmap(image, b);
 		}
 	}
 }
 
-static int commit_metadata(struct image *image)
+/* Without the lock. */
+static int snapshot_write(struct image *image, struct snapshot *s)
+{
+	struct writer *w = s->writer;
+	struct image_file *file = atomic_load(&w->layer->file);
+	int rc = s->taken;
+
+	if (rc == 0 && s->batmap)
+		rc = batmap_write(s->batmap, file->store);
+	if (rc == 0 && (s->data_first || s->batmap))
+		rc = writer_sync(image, w, STORE_BARRIER_DATA);
+	if (rc == 0)
+		rc = worker_write_all(image, file, s->writes, s->count);
+	if (rc == 0)
+		rc = writer_sync(image, w, STORE_BARRIER_METADATA);
+	return rc;
+}
+
+/*
+ * One writer and those below it, these first: an entry that this one gives up must not be gone before what took its
+ * place below is durable. All that they hold is taken in one hold of the lock, with that in mind. Called and returns
+ * with the lock held; the list of writers does not change meanwhile but by the worker's own calls.
+ */
+static int commit_from(struct image *image, struct writer *w)
 {
 	struct snapshot s;
+	bool dirty;
 	int rc;
 
-	rc = snapshot_take(image, &s);
-	slots_commit_begin(image);
-	if (rc == 0) {
+	if (!w) {
 		pthread_mutex_unlock(&image->lock);
-		if (s.batmap)
-			rc = batmap_write(s.batmap, image_leaf(image)->store);
-		if (rc == 0 && (s.data_first || s.batmap))
-			rc = image_sync(image, STORE_BARRIER_DATA);
-		if (rc == 0)
-			rc = worker_write_all(image, s.writes, s.count);
-		if (rc == 0)
-			rc = image_sync(image, STORE_BARRIER_METADATA);
-		pthread_mutex_lock(&image->lock);
+		return 0;
 	}
-	slots_commit_end(image, rc == 0);
+	dirty = writer_is_dirty(w);
+	if (dirty) {
+		snapshot_take(image, w, &s);
+		slots_commit_begin(w);
+	}
+	rc = commit_from(image, w->next);
+	if (rc == 0 && dirty)
+		rc = snapshot_write(image, &s);
+	else if (rc == 0)
+		rc = writer_sync(image, w, STORE_BARRIER_METADATA);
+	if (!dirty)
+		return rc;
+	pthread_mutex_lock(&image->lock);
+	slots_commit_end(image, w, rc == 0);
 	if (rc)
 		snapshot_undo(image, &s);
 	else
 		snapshot_settle(image, &s);
+	pthread_mutex_unlock(&image->lock);
 	snapshot_done(&s);
 	return rc;
 }
@@ -331,34 +390,31 @@ int image_commit(struct image *image)
 
 	if (rc)
 		return rc;
-	if (image_is_dirty(image))
-		return commit_metadata(image);
-	pthread_mutex_unlock(&image->lock);
-	rc = image_sync(image, STORE_BARRIER_METADATA);
+	rc = commit_from(image, image->writers);
 	pthread_mutex_lock(&image->lock);
 	return rc;
 }
 
-int image_settle(struct image *image)
+int writer_settle(struct image *image, struct writer *w)
 {
-	struct layer *leaf = image_leaf(image);
-	struct store *store = leaf->store;
+	struct layer *layer = w->layer->layer;
+	struct store *store = layer->store;
 	struct footer_disk footer;
 	uint64_t end;
 	int rc = atomic_load(&image->broken);
 
-	if (rc || (!image->slots.cut && leaf->footer_source == FOOTER_AT_END))
+	if (rc || layer->raw || (!w->slots.cut && layer->footer_source == FOOTER_AT_END))
 		return rc;
-	end = image->dynamic ? slots_used_end(image) : leaf->size;
-	footer_encode(&leaf->footer, &footer);
+	end = layer->bat ? slots_used_end(w) : layer->size;
+	footer_encode(&layer->footer, &footer);
 	rc = store->ops->write(store, &footer, sizeof(footer), end);
 	if (rc == 0)
-		rc = image_sync(image, STORE_BARRIER_FOOTER);
+		rc = writer_sync(image, w, STORE_BARRIER_FOOTER);
 	if (rc == 0)
 		rc = store->ops->truncate(store, end + sizeof(footer));
 	if (rc == 0)
-		rc = image_sync(image, STORE_BARRIER_CLOSE);
+		rc = writer_sync(image, w, STORE_BARRIER_CLOSE);
 	if (rc == 0)
-		leaf->footer_source = FOOTER_AT_END;
+		layer->footer_source = FOOTER_AT_END;
 	return rc;
 }

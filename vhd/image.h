@@ -6,6 +6,9 @@
  * An open chain as a disk. The files around this header, and what each does:
  *
  *   image.c     opening, closing, the blk operations
+ *   stack.c     which files the disk consists of, and how they come and go
+ *   writer.c    what writing to a layer takes
+ *   claim.c     taking a block from under its writers, to move it
  *   map.c       (offset, length) -> extents, across the chain; no lock, no I/O
  *   queue.c     requests of one thread: splitting into parts, epochs, completion
  *   read.c      reads, and the loading of sector bitmaps
@@ -40,17 +43,73 @@
 #include "vhd/chain.h"
 #include "vhd/slots.h"
 
+struct image;
+
 /* What is known of an allocated block's sector bitmap. 0 comes first: a new table is all zeros. */
 enum block_state {
 	BLOCK_UNKNOWN, /* not read yet */
 	BLOCK_FULL,    /* all sectors are in this layer, on disk too or with the next commit: the bitmap is not looked at */
-	BLOCK_PARTIAL, /* image_layer.bitmaps has it */
+	BLOCK_PARTIAL, /* tables.bitmaps has it */
 };
 
-struct image_layer {
-	struct layer *layer;
-	_Atomic uint8_t *state;           /* enum block_state; NULL for fixed and raw layers */
+/* Beside the state: the block is being moved, and writers wait (claim.c). Readers need not care. */
+#define BLOCK_CLAIMED 0x80u
+
+/* What is taken out of use while others may be looking at it, and freed when no epoch can see it. First in its owner. */
+struct retired {
+	struct retired *next;
+	uint32_t epoch;
+	void (*release)(struct image *image, struct retired *retired); /* under the lock */
+};
+
+/* A layer's blocks. The tables of a disk that grows are replaced by larger ones. */
+struct tables {
+	struct retired retired;
+	uint32_t count;
+	_Atomic uint32_t *bat;            /* the layer's */
+	_Atomic uint8_t *state;           /* enum block_state, and BLOCK_CLAIMED */
 	_Atomic(struct bitmap *) *bitmaps;
+};
+
+/* An open file of the chain, as queues know it. */
+struct image_file {
+	struct retired retired;
+	struct store *store; /* the layer's */
+	unsigned id;         /* place in the queues' tables of ring slots; unique among the files of the image */
+	int worker_slot;     /* in the worker's ring; -1: not attached. The worker thread's */
+	/* Once it is out of use, under the image's lock: */
+	struct image_file *next;
+	unsigned generation; /* queues that have seen it have let go of the file */
+	struct layer *layer; /* to be freed with it, which closes the store; NULL: the store alone is closed */
+};
+
+struct writer;
+
+/* A file of the chain in use. */
+struct image_layer {
+	struct retired retired;
+	struct layer *layer;
+	_Atomic uint64_t size; /* of the virtual disk as this layer sees it, bytes */
+	_Atomic(struct image_file *) file;
+	_Atomic(struct tables *) tables; /* NULL, for ever, for fixed and raw layers */
+	bool has_below;                  /* what it does not hold is looked for further down */
+	struct writer *writer;           /* NULL: nothing is written to it. Changes under the lock */
+};
+
+/*
+ * What the disk consists of at a time. Never changes once published; who changes the chain publishes another one under
+ * the lock, and the old one is freed when no epoch can see it.
+ */
+struct stack {
+	struct retired retired;
+	bool write_through; /* writes to blocks that layer 0 does not hold go to layer 1 */
+	/*
+	 * Per block of layer 0: the topmost parent that holds any of it, `count` for none, 0 for not looked up yet. NULL:
+	 * there is no parent, or parents change and nothing may be remembered.
+	 */
+	_Atomic uint16_t *first_parent;
+	unsigned count;
+	struct image_layer *layer[]; /* 0 is the leaf */
 };
 
 /* A new block whose first write has not succeeded yet. Under image.lock. */
@@ -60,67 +119,81 @@ struct pending {
 	unsigned writers;
 	bool published;        /* the BAT entry is visible in RAM */
 	bool own_pages;        /* of the slot (gaps.h) */
-	struct bitmap *bitmap; /* differencing disks: allocated ahead, so that publishing cannot fail */
+	struct bitmap *bitmap; /* layers with others below: allocated ahead, so that publishing cannot fail */
 };
 
 struct part;
 struct image_queue;
+struct worker_call;
 
 #define PENDING_BUCKETS 64u
 
-#define IMAGE_ZEROS (1u << 20)
-
-struct image {
-	struct blk blk;
-	struct chain chain; /* owned */
-	struct image_layer *layers;
-	unsigned layer_count;
-	uint64_t size; /* bytes */
-	bool writable, direct, salvage;
-	uint32_t request_align, memory_align;
-	bool dynamic;      /* the leaf has a BAT */
-	bool has_parent;
+/* What writing to a layer takes. Under image.lock but for what says otherwise. */
+struct writer {
+	struct writer *next; /* image.writers: upper layers first */
+	struct image_layer *layer;
 	/*
-	 * The bitmap of a dynamic disk's new block: all ones, at the end of whole pages of full_bitmap_bytes. What of the
-	 * block is not written yet reads as the zeros that are there.
+	 * The bitmap of a new block where nothing lies below: all ones, at the end of whole pages of full_bitmap_bytes. What
+	 * of the block is not written yet reads as the zeros that are there. Constant.
 	 */
 	uint8_t *full_bitmap;
 	uint32_t full_bitmap_bytes;
+
+	struct pending *pending[PENDING_BUCKETS];
+	struct pending *pending_free;
+	struct slots slots;
+	uint32_t allocated; /* blocks */
+	struct part *slot_waiters, **slot_waiters_tail;
+
+	struct batmap *batmap; /* NULL: the layer has none */
+	uint8_t *bat_dirty;    /* a byte per BAT_PAGE of the table */
+	bool any_bat_dirty;
+	bool data_first; /* an entry was changed to a slot whose content must be durable before it */
+	struct bitmap *bitmaps_dirty;
+	time_t space_awaited; /* CLOCK_MONOTONIC seconds, since when; 0: not. The worker's */
+};
+
+#define IMAGE_ZEROS (1u << 20)
+#define IMAGE_FILES 1024u /* files that queues can know at a time, those going out of use included */
+
+struct image {
+	struct blk blk;
+	_Atomic(struct stack *) stack;
+	_Atomic uint64_t size; /* bytes */
+	bool writable, direct, salvage;
+	uint32_t request_align, memory_align;
 	void *zeros; /* IMAGE_ZEROS bytes, for file systems that cannot punch */
-	/* Per leaf block: the topmost parent that holds any of it, layer_count for none, 0 for not looked up yet. */
-	_Atomic uint16_t *first_parent;
 
 	_Atomic uint32_t epoch;
+	_Atomic unsigned generation; /* grows when files went out of use that queues must let go of */
 	_Atomic int broken; /* -errno once a sync failed: from then on nothing is written (docs/durability.md, rule 7) */
 
 	pthread_mutex_t lock;
 	/* Everything below is under `lock`. */
+	pthread_cond_t worker_done; /* the epoch moved, or the worker has ended a call (worker_call) */
 	struct image_queue *queues;
 	unsigned maps; /* blk_map without its blk_unmap yet: freed space stays as it is */
-	struct pending *pending[PENDING_BUCKETS];
-	struct pending *pending_free;
+	struct writer *writers;
+	uint64_t file_ids[IMAGE_FILES / 64]; /* a bit for each id that is taken */
 
-	struct slots slots;
-	uint32_t allocated; /* blocks of the leaf */
-	struct part *slot_waiters, **slot_waiters_tail;
-
-	struct batmap *batmap; /* NULL: the leaf has none */
-	uint8_t *bat_dirty; /* a byte per BAT_PAGE of the table */
-	bool any_bat_dirty;
 	struct timespec dirty_since; /* CLOCK_MONOTONIC; the first change since the last commit */
-	struct bitmap *bitmaps_dirty;
 	struct bitmap *bitmaps_retired;
+	struct retired *retired, **retired_tail; /* oldest first */
+	struct image_file *files_leaving; /* in no stack any more; queues have yet to let go of them */
 	struct part *flush_waiters, **flush_waiters_tail;
+	bool flushes_held; /* no FLUSH may end (vhd_switch_child) */
+	struct part *claim_waiters;
 
 	pthread_cond_t worker_wake;
 	pthread_t worker;
 	bool worker_runs, worker_stopping;
 	int worker_result; /* of what the worker did last, at the end */
+	struct worker_call *calls;
+
+	bool upkeep; /* one call at a time (vhd.h, "Upkeep") */
 
 	/* The worker thread's own: */
 	struct ring *worker_ring;
-	int worker_slot;
-	time_t space_awaited; /* CLOCK_MONOTONIC seconds, since when; 0: not */
 };
 
 #define BAT_PAGE 4096u
@@ -136,16 +209,69 @@ int image_open_take(struct chain *chain, bool writable, bool salvage, struct ima
 /* As blk_close of image->blk. */
 int image_close(struct image *image, struct err *err);
 
-static inline struct layer *image_leaf(const struct image *image)
-{
-	return image->layers[0].layer;
-}
-
 /* The file offset of a slot's payload. */
 static inline uint64_t slot_payload(const struct layer *layer, uint32_t slot)
 {
 	return (uint64_t)slot * VHD_SECTOR + layer->bitmap_bytes;
 }
+
+/* --- stack.c --- */
+
+/* The stack of the moment. Valid as long as the caller's epoch, or the lock, or the upkeep is held. */
+static inline struct stack *image_stack(const struct image *image)
+{
+	return atomic_load(&image->stack);
+}
+
+/* The leaf's file; as image_stack. */
+static inline struct layer *image_leaf(const struct image *image)
+{
+	return image_stack(image)->layer[0]->layer;
+}
+
+/* All fields but the count and the layers 0; NULL: no memory. */
+struct stack *stack_new(unsigned count);
+void stack_free(struct stack *stack); /* not its layers; NULL-safe */
+
+/* Gives the stack its memory of who holds what. Its parents must not change while it is in use. -ENOMEM. */
+int stack_remember_parents(struct stack *stack);
+
+/* Takes `layer` over, also on failure. -ENOMEM; -EMFILE: too many files. Takes the lock. */
+int image_layer_new(struct image *image, struct layer *layer, bool has_below, struct image_layer **ret);
+
+/* When nobody can be using it any more; frees its struct layer too. Under the lock. */
+void image_layer_free(struct image *image, struct image_layer *layer);
+
+/* From here on the disk consists of `stack`; the stack before it is retired, its layers are not. Under the lock. */
+void image_publish_stack(struct image *image, struct stack *stack);
+
+/* Will be released when no epoch sees it any more. Under the lock. */
+void image_retire(struct image *image, struct retired *retired,
+                  void (*release)(struct image *image, struct retired *retired));
+
+/* The layer is in no stack any more: it and its file go when nobody uses them. Under the lock. */
+void image_retire_layer(struct image *image, struct image_layer *layer);
+
+/*
+ * The layer's file is another descriptor from here on; `store` is taken over, also on failure. The one before goes when
+ * nobody uses it. -ENOMEM, -EMFILE. Takes the lock.
+ */
+int image_layer_reopen_take(struct image *image, struct image_layer *layer, struct store *store);
+
+/* Replaces the layer's tables by larger ones, with the same content. Under the lock. -ENOMEM. */
+int image_layer_grow(struct image *image, struct image_layer *layer, uint32_t block_count);
+
+/* Releases what is due. Under the lock. */
+void image_reclaim_retired(struct image *image);
+
+/* Whether anything is retired or leaving. Under the lock. */
+static inline bool image_has_retired(const struct image *image)
+{
+	return image->retired || image->bitmaps_retired || image->files_leaving;
+}
+
+/* Frees everything, retired or not; nobody is at work. */
+void image_stack_done(struct image *image);
 
 /* --- map.c --- */
 
@@ -157,44 +283,96 @@ enum map_kind {
 
 struct map_extent {
 	enum map_kind kind;
-	unsigned layer;
+	struct image_layer *layer; /* but for MAP_ZERO */
+	unsigned depth;            /* its place in the stack */
 	uint32_t block, slot;
 	uint64_t file_offset; /* MAP_DATA */
 	uint64_t length;      /* bytes, at least 1, at most what was asked for */
 };
 
-/* What is at `offset`. The caller is in an epoch. */
+/*
+ * What layers `first` to `end` - 1 hold at `offset`; MAP_ZERO: nothing. The caller holds the stack. `salvage`: what lies
+ * beyond the end of a file reads as zeros.
+ */
+void stack_map(const struct stack *stack, unsigned first, unsigned end, uint64_t offset, uint64_t length, bool salvage,
+               struct map_extent *ret);
+
+/* What is at `offset` of the disk. The caller is in an epoch. */
 void image_map(struct image *image, uint64_t offset, uint64_t length, struct map_extent *ret);
 
-/* A leaf block's entry, state and bitmap, seen together. */
+/* A block's entry, state and bitmap, seen together. */
 struct block_view {
 	uint32_t slot; /* VHD_BAT_UNALLOCATED: none, and the rest means nothing */
 	enum block_state state;
+	bool claimed;
 	struct bitmap *bitmap;
 };
-struct block_view layer_block_view(const struct image_layer *layer, uint32_t block);
+struct block_view block_look(const struct tables *tables, uint32_t block);
 
-/* Whether any parent holds data in the leaf's block. */
-bool image_parents_have(struct image *image, uint32_t block);
+static inline const struct tables *layer_tables(const struct image_layer *layer)
+{
+	return atomic_load(&layer->tables);
+}
+
+/* Changes the state and leaves the claim. Under the lock. */
+static inline void block_set_state(const struct tables *tables, uint32_t block, enum block_state state)
+{
+	uint8_t claimed = atomic_load_explicit(&tables->state[block], memory_order_relaxed) & BLOCK_CLAIMED;
+
+	atomic_store_explicit(&tables->state[block], (uint8_t)(state | claimed), memory_order_release);
+}
+
+/* Whether any layer below `layer` holds data in its block. The caller holds the stack. */
+bool stack_holds_below(const struct stack *stack, const struct image_layer *layer, uint32_t block);
 
 /*
  * Makes a bitmap that was read known, unless another thread did or the block has moved. `bitmap` is taken over.
  * Takes the lock.
  */
-void image_install_bitmap(struct image *image, unsigned layer, uint32_t slot, struct bitmap *bitmap);
+void image_install_bitmap(struct image *image, struct image_layer *layer, uint32_t slot, struct bitmap *bitmap);
+
+/* Reads and installs a block's bitmap, blocking. Any thread that holds the stack. 0 or -errno. */
+int image_load_bitmap(struct image *image, struct image_layer *layer, uint32_t block, uint32_t slot, struct err *err);
+
+/* --- writer.c --- */
+
+/* Makes the layer writable; its store must be. Takes the lock. 0 or -errno. */
+int writer_open(struct image *image, struct image_layer *layer, struct err *err);
+
+/* Nobody writes any more: takes it from the image's list. Under the lock. */
+void writer_unlink(struct image *image, struct writer *writer);
+void writer_free(struct writer *writer);
 
 /* --- write.c --- */
 
 /* The block's slot was taken from it: new writers must not join those at work there. Under the lock. */
-void image_forget_pending(struct image *image, uint32_t block);
+void writer_forget_pending(struct writer *writer, uint32_t block);
+
+/* --- claim.c --- */
+
+/*
+ * Takes a block from under its writers: returns when none is at work in it. Writers that come now wait until it is
+ * unclaimed. Upkeep's thread, without the lock. Only allocated blocks.
+ */
+void block_claim(struct image *image, struct image_layer *layer, uint32_t block);
+void block_unclaim(struct image *image, struct image_layer *layer, uint32_t block);
+
+/* Lets a part wait while its block is claimed. False: it is not claimed any more. */
+bool part_wait_for_claim(struct part *part);
+
+/* Returns when every epoch that was entered before the call has been left. Any thread that polls no queue. */
+void image_wait_for_epochs(struct image *image);
 
 /* --- commit.c --- */
 
-/* The BAT entry of a leaf block changes, in RAM, and will be written. Under the lock. */
-void image_set_entry(struct image *image, uint32_t block, uint32_t slot);
+/* The BAT entry of a block changes, in RAM, and will be written. Under the lock. */
+void writer_set_entry(struct image *image, struct writer *writer, uint32_t block, uint32_t slot);
+
+/* An allocated block is given back: its slot, entry, state and bitmap. Under the lock. 0 or -ENOMEM. */
+int writer_drop_block(struct image *image, struct writer *writer, uint32_t block);
 
 /* The bitmap has new bits. Under the lock. */
-void image_bitmap_dirty(struct image *image, struct bitmap *bitmap);
+void writer_bitmap_dirty(struct image *image, struct writer *writer, struct bitmap *bitmap);
 
 /* The bitmap is in nobody's table any more; freed when no reader can hold it. Under the lock. */
 void image_retire_bitmap(struct image *image, struct bitmap *bitmap);
@@ -202,22 +380,27 @@ void image_retire_bitmap(struct image *image, struct bitmap *bitmap);
 /* Frees what nobody can hold any more. Under the lock. */
 void image_free_retired(struct image *image);
 
+static inline bool writer_is_dirty(const struct writer *writer) /* under the lock */
+{
+	return writer->any_bat_dirty || writer->bitmaps_dirty;
+}
+
 bool image_is_dirty(const struct image *image); /* under the lock */
 
 /*
- * Makes durable everything whose request was done before the call. Worker thread; called and returns with the lock
- * held, but drops it. 0 or -errno; after a failed sync the image is broken.
+ * Makes durable everything whose request was done before the call, in all layers that are written to. Worker thread;
+ * called and returns with the lock held, but drops it. 0 or -errno; after a failed sync the image is broken.
  */
 int image_commit(struct image *image);
 
 /*
- * Puts the footer at the end and cuts the file there, if it is not so already. Worker thread, without the lock, at the
- * very end. 0 or -errno.
+ * Puts the footer at the end of the writer's file and cuts the file there, if it is not so already. Worker thread, or
+ * upkeep's when nobody writes to the file any more; without the lock. 0 or -errno.
  */
-int image_settle(struct image *image);
+int writer_settle(struct image *image, struct writer *writer);
 
-/* Syncs the leaf; a failure breaks the image. Worker thread. */
-int image_sync(struct image *image, enum store_barrier why);
+/* Syncs the writer's file; a failure breaks the image. Threads as for writer_settle. */
+int writer_sync(struct image *image, struct writer *writer, enum store_barrier why);
 
 /* --- worker.c --- */
 
@@ -229,8 +412,17 @@ struct worker_write {
 	unsigned *left;
 };
 
-/* Writes all, in any order and at the same time; iov and offset are set. Worker thread, without the lock. 0 or the first -errno. */
-int worker_write_all(struct image *image, struct worker_write *writes, unsigned count);
+/*
+ * Writes all to the file, in any order and at the same time; iov and offset are set. Worker thread, without the lock. 0
+ * or the first -errno.
+ */
+int worker_write_all(struct image *image, struct image_file *file, struct worker_write *writes, unsigned count);
+
+/* Runs `call` in the worker thread, without the lock, between its other work; waits for it and returns what it did. */
+int worker_call(struct image *image, int (*call)(void *arg), void *arg);
+
+/* Makes durable what was done before. Any thread that polls no queue, without the lock. 0 or -errno. */
+int worker_flush(struct image *image);
 
 int worker_start(struct image *image, struct err *err);
 

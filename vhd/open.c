@@ -3,12 +3,7 @@
 #include <stdlib.h>
 
 #include "vhd/chain.h"
-#include "vhd/image.h"
-#include "vhd/vhd.h"
-
-struct vhd {
-	struct image *image;
-};
+#include "vhd/upkeep.h"
 
 /*
  * Where O_DIRECT wants more than sectors, the payload must lie so; what does not would need every write to be a
@@ -98,6 +93,12 @@ int vhd_close(struct vhd *vhd, struct err *err)
 	return rc;
 }
 
+void vhd_on_resize(struct vhd *vhd, void (*resized)(void *user, uint64_t size_bytes), void *user)
+{
+	vhd->resized = resized;
+	vhd->resized_user = user;
+}
+
 struct blk *vhd_blk(struct vhd *vhd)
 {
 	return &vhd->image->blk;
@@ -105,16 +106,18 @@ struct blk *vhd_blk(struct vhd *vhd)
 
 unsigned vhd_layer_count(const struct vhd *vhd)
 {
-	return vhd->image->layer_count;
+	return image_stack(vhd->image)->count;
 }
 
 void vhd_layer_info(const struct vhd *vhd, unsigned layer, struct vhd_info *ret)
 {
-	layer_info(vhd->image->layers[layer].layer, ret);
-	/* The BAT of the leaf changes while it is open. */
-	if (layer == 0 && vhd->image->writable) {
-		pthread_mutex_lock(&vhd->image->lock);
-		ret->allocated_blocks = vhd->image->allocated;
-		pthread_mutex_unlock(&vhd->image->lock);
-	}
+	struct image *image = vhd->image;
+	const struct image_layer *l;
+
+	pthread_mutex_lock(&image->lock);
+	l = image_stack(image)->layer[layer];
+	layer_info(l->layer, ret);
+	if (l->writer && l->layer->bat) /* the BAT changes while it is open */
+		ret->allocated_blocks = l->writer->allocated;
+	pthread_mutex_unlock(&image->lock);
 }

@@ -78,25 +78,56 @@ struct part *part_new(struct image_queue *q, struct blk_req *req, uint64_t offse
 	return p;
 }
 
+/* What no write may cross: a block of whichever layer it may go to. 0: nothing. */
+static uint64_t write_unit(const struct image_queue *q, const struct stack *stack)
+{
+	uint64_t unit, second;
+
+	if (q->target)
+		return q->target->layer->block_size;
+	unit = stack->layer[0]->layer->block_size;
+	if (!stack->write_through)
+		return unit;
+	second = stack->layer[1]->layer->block_size;
+	return second && second < unit ? second : unit;
+}
+
 void range_split(struct image_queue *q, struct blk_req *req, uint64_t offset, uint64_t length,
                  bool (*start)(struct part *))
 {
-	const struct layer *leaf = image_leaf(q->image);
-
 	while (length > 0) {
-		uint64_t n = length;
-		struct part *p;
+		struct part *p = part_new(q, req, offset, length);
+		uint64_t n, unit;
 
-		if (q->image->dynamic && n > leaf->block_size - (offset & (leaf->block_size - 1)))
-			n = leaf->block_size - (offset & (leaf->block_size - 1));
-		p = part_new(q, req, offset, n);
 		if (!p)
 			return;
+		p->stack = image_stack(q->image);
+		unit = write_unit(q, p->stack);
+		n = unit ? unit - (offset & (unit - 1)) : length;
+		if (n > length)
+			n = length;
+		p->length = n;
 		while (!start(p))
 			;
 		offset += n;
 		length -= n;
 	}
+}
+
+void part_choose_target(struct part *p)
+{
+	struct image_queue *q = p->queue;
+	struct image_layer *l = q->target ? q->target : p->stack->layer[0];
+
+	if (!q->target && p->stack->write_through) {
+		const struct tables *t = layer_tables(l);
+
+		if (atomic_load(&t->bat[p->offset >> l->layer->block_shift]) == VHD_BAT_UNALLOCATED)
+			l = p->stack->layer[1];
+	}
+	p->layer = l;
+	if (layer_tables(l))
+		p->block = (uint32_t)(p->offset >> l->layer->block_shift);
 }
 
 static void part_free(struct part *p)
@@ -159,12 +190,36 @@ static int part_slice(struct part *p, int head)
 	return 0;
 }
 
-void part_transfer(struct part *p, enum ring_op op, unsigned layer, uint64_t file_offset,
+int queue_slot(struct image_queue *q, struct image_file *file)
+{
+	int slot = q->slots[file->id];
+
+	if (slot < 0) {
+		slot = ring_attach(q->ring, &file->store->file);
+		if (slot >= 0)
+			q->slots[file->id] = slot;
+	}
+	return slot;
+}
+
+static void part_submit(struct part *p, struct image_layer *layer)
+{
+	struct image_queue *q = p->queue;
+
+	p->layer = layer;
+	p->io.slot = queue_slot(q, atomic_load(&layer->file));
+	if (p->io.slot < 0)
+		p->io.done(&p->io, p->io.slot);
+	else
+		ring_submit(q->ring, &p->io);
+}
+
+void part_transfer(struct part *p, enum ring_op op, struct image_layer *layer, uint64_t file_offset,
                    void (*done)(struct ring_io *, int))
 {
 	p->file_offset = file_offset;
+	p->layer = layer;
 	p->io.op = (uint8_t)op;
-	p->io.slot = p->queue->slots[layer];
 	p->io.offset = file_offset;
 	p->io.length = p->length;
 	p->io.iov = p->req->iov;
@@ -178,12 +233,12 @@ void part_transfer(struct part *p, enum ring_op op, unsigned layer, uint64_t fil
 			return;
 		}
 	}
-	ring_submit(p->queue->ring, &p->io);
+	part_submit(p, layer);
 }
 
 void part_write_with_bitmap(struct part *p, void (*done)(struct ring_io *, int))
 {
-	struct image *image = p->queue->image;
+	const struct writer *w = p->layer->writer;
 	int rc = part_slice(p, 1);
 
 	if (rc) {
@@ -191,13 +246,12 @@ void part_write_with_bitmap(struct part *p, void (*done)(struct ring_io *, int))
 		return;
 	}
 	p->carries_bitmap = true;
-	p->iov[0] = (struct iovec){image->full_bitmap, image->full_bitmap_bytes};
+	p->iov[0] = (struct iovec){w->full_bitmap, w->full_bitmap_bytes};
 	p->io.op = RING_WRITE;
-	p->io.slot = p->queue->slots[0];
-	p->io.offset = slot_payload(image_leaf(image), p->slot) - image->full_bitmap_bytes;
-	p->io.length = p->length + image->full_bitmap_bytes;
+	p->io.offset = slot_payload(p->layer->layer, p->slot) - w->full_bitmap_bytes;
+	p->io.length = p->length + w->full_bitmap_bytes;
 	p->io.done = done;
-	ring_submit(p->queue->ring, &p->io);
+	part_submit(p, p->layer);
 }
 
 void part_write_zeros(struct part *p, void (*done)(struct ring_io *, int))
@@ -214,7 +268,36 @@ void part_write_zeros(struct part *p, void (*done)(struct ring_io *, int))
 	p->io.length = n;
 	p->io.done = done;
 	p->zeros_written += n;
-	ring_submit(p->queue->ring, &p->io);
+	part_submit(p, p->layer);
+}
+
+void parts_post(struct part *list, int result)
+{
+	while (list) {
+		struct part *next = list->next;
+
+		ring_post(list->queue->ring, &list->io, result);
+		list = next;
+	}
+}
+
+void part_restart(struct ring_io *io, int result)
+{
+	struct part *p = (struct part *)io;
+	struct image_queue *q = p->queue;
+	struct blk_req *req = p->req;
+	uint64_t offset = p->offset, length = p->length;
+
+	if (result) {
+		part_end(p, result);
+		return;
+	}
+	part_split(p);
+	if (req->op == BLK_WRITE)
+		write_range(q, req, offset, length);
+	else
+		zero_range(q, req, offset, length);
+	request_put(q, req, 0);
 }
 
 static void flush_done(struct ring_io *io, int result)
@@ -243,12 +326,38 @@ static int request_check(const struct image *image, const struct blk_req *req)
 	if (req->op == BLK_FLUSH)
 		return 0;
 	if (((req->offset | req->length) & (image->request_align - 1)) || req->length == 0 ||
-	    !range_inside(req->offset, req->length, image->size))
+	    !range_inside(req->offset, req->length, atomic_load_explicit(&image->size, memory_order_acquire)))
 		return -EINVAL;
 	/* A raw file may be written on after a failed sync; a VHD's metadata would no longer match. */
 	if (req->op != BLK_READ && atomic_load_explicit(&image->broken, memory_order_relaxed))
 		return -EROFS;
 	return 0;
+}
+
+/* Files have gone out of use, and nothing on them is in flight. */
+static void follow_generation(struct image_queue *q)
+{
+	struct image *image = q->image;
+	unsigned generation;
+
+	pthread_mutex_lock(&image->lock);
+	generation = atomic_load(&image->generation);
+	for (struct image_file *f = image->files_leaving; f; f = f->next) {
+		if (q->slots[f->id] < 0)
+			continue;
+		ring_detach(q->ring, q->slots[f->id]);
+		q->slots[f->id] = -1;
+	}
+	atomic_store(&q->generation, generation);
+	worker_wake(image);
+	pthread_mutex_unlock(&image->lock);
+}
+
+static inline void look_at_generation(struct image_queue *q)
+{
+	if (atomic_load_explicit(&q->image->generation, memory_order_relaxed) !=
+	    atomic_load_explicit(&q->generation, memory_order_relaxed))
+		follow_generation(q);
 }
 
 static void image_submit(struct blk_queue *queue, struct blk_req *req)
@@ -258,6 +367,7 @@ static void image_submit(struct blk_queue *queue, struct blk_req *req)
 	bool was_at_work = q->at_work;
 	struct part *p;
 
+	look_at_generation(q);
 	q->at_work = true;
 	req->impl_count = 1;
 	req->impl_result = 0;
@@ -316,6 +426,7 @@ static int image_poll(struct blk_queue *queue, unsigned min_done, int timeout_ms
 	bool again = min_done == 0;
 	int rc;
 
+	look_at_generation(q);
 	q->at_work = true;
 	done = run_finished(q);
 	for (;;) {
@@ -361,12 +472,11 @@ static void image_queue_free(struct blk_queue *queue)
 			free(p->iov);
 		free(p);
 	}
-	for (unsigned i = 0; i < image->layer_count; i++)
+	for (unsigned i = 0; i < IMAGE_FILES; i++)
 		if (q->slots[i] >= 0)
 			ring_detach(q->ring, q->slots[i]);
 	if (q->own_ring)
 		ring_free(q->ring);
-	free(q->slots);
 	free(q);
 }
 
@@ -380,40 +490,41 @@ int image_queue_new(struct blk *blk, struct ring *ring, struct blk_queue **ret, 
 {
 	struct image *image = (struct image *)blk;
 	struct image_queue *q = aligned_alloc(64, round_up(sizeof(*q), 64)); /* `active` shares no cache line */
-	int *slots = malloc(sizeof(*slots) * image->layer_count);
 	int rc = 0;
 
-	if (!q || !slots) {
-		free(q);
-		free(slots);
+	if (!q)
 		return err_set(err, -ENOMEM, "no memory for an I/O queue");
-	}
 	memset(q, 0, sizeof(*q));
-	for (unsigned i = 0; i < image->layer_count; i++)
-		slots[i] = -1;
+	for (unsigned i = 0; i < IMAGE_FILES; i++)
+		q->slots[i] = -1;
 	q->base.ops = &image_queue_ops;
 	q->base.blk = blk;
 	q->image = image;
-	q->slots = slots;
 	q->finished_tail = &q->finished;
 	q->ring = ring;
 	if (!ring) {
-		struct store *store = image_leaf(image)->store;
+		struct store *store;
 
+		pthread_mutex_lock(&image->lock);
+		store = image_leaf(image)->store;
 		rc = store->ops->ring_new(store, &q->ring, err);
+		pthread_mutex_unlock(&image->lock);
 		q->own_ring = rc == 0;
 	}
-	for (unsigned i = 0; rc == 0 && i < image->layer_count; i++) {
-		slots[i] = ring_attach(q->ring, &image->layers[i].layer->store->file);
-		if (slots[i] < 0)
-			rc = err_set(err, slots[i], "the I/O ring cannot take the chain's %u files: %s", image->layer_count,
-			             strerror(-slots[i]));
+	if (rc) {
+		free(q);
+		return rc;
 	}
 	pthread_mutex_lock(&image->lock);
+	atomic_init(&q->generation, atomic_load(&image->generation));
+	for (unsigned i = 0; rc >= 0 && i < image_stack(image)->count; i++)
+		rc = queue_slot(q, atomic_load(&image_stack(image)->layer[i]->file));
+	if (rc < 0)
+		err_set(err, rc, "the I/O ring cannot take the chain's %u files: %s", image_stack(image)->count, strerror(-rc));
 	q->next = image->queues;
 	image->queues = q;
 	pthread_mutex_unlock(&image->lock);
-	if (rc) {
+	if (rc < 0) {
 		image_queue_free(&q->base);
 		return rc;
 	}

@@ -19,7 +19,8 @@ struct part {
 	uint64_t file_offset;    /* of a transfer */
 	uint64_t zeros_written;  /* of `length`, where the file system cannot punch */
 	uint32_t block, slot;
-	unsigned layer;
+	const struct stack *stack; /* writes: of the moment when the part began; as long as it is in an epoch */
+	struct image_layer *layer; /* whose file is read or written; as long as the part is in an epoch */
 	unsigned epoch; /* parity: which queue->active counts this part; EPOCH_NONE while it only waits */
 	struct pending *pending;
 	bool carries_bitmap; /* the transfer begins with the new block's bitmap */
@@ -35,17 +36,22 @@ struct image_queue {
 	struct image *image;
 	struct ring *ring;
 	bool own_ring;
-	int *slots; /* of the ring, per layer */
+	struct image_layer *target; /* upkeep's: all writes go to this layer, claimed blocks or not; else NULL */
+	int slots[IMAGE_FILES]; /* of the ring, by the id of the file; -1: not attached */
 	struct part *free_parts;
 	struct blk_req *finished, **finished_tail;
 	bool at_work;     /* in submit or poll */
 	unsigned unheard; /* of `finished`: as in struct ring */
 	struct image_queue *next; /* of the image's; under its lock */
+	_Atomic unsigned generation; /* image.generation that this queue has followed: it lets go of files before */
 	/* Parts and lookups at work, by parity of the epoch they began in. Written by this thread only. */
 	_Atomic uint32_t active[2];
 };
 
 int image_queue_new(struct blk *blk, struct ring *ring, struct blk_queue **ret, struct err *err);
+
+/* The file's slot in the queue's ring, or -errno. The queue's thread. */
+int queue_slot(struct image_queue *queue, struct image_file *file);
 
 /* Enters the epoch; returns what epoch_leave wants. What was looked up inside stays valid until then. */
 unsigned epoch_enter(struct image_queue *queue);
@@ -64,17 +70,26 @@ void part_split(struct part *part);
 void request_put(struct image_queue *queue, struct blk_req *req, int result);
 
 /*
- * A part for each leaf block that the range touches, or one for all of a disk without a BAT; `start` deals with it, or
- * returns false to be called again.
+ * A part for each block that the range touches, or one for all of a disk without a BAT; `start` deals with it, or returns
+ * false to be called again.
  */
 void range_split(struct image_queue *queue, struct blk_req *req, uint64_t offset, uint64_t length,
                  bool (*start)(struct part *));
+
+/* Of a waiting part: deals with its range anew, as a write or a zeroing; a result other than 0 ends it. */
+void part_restart(struct ring_io *io, int result);
+
+/* Ends the waiting of all parts in the list. Any thread. */
+void parts_post(struct part *list, int result);
+
+/* The layer that the part's write goes to, by the stack of the moment; its block, if it has blocks. */
+void part_choose_target(struct part *part);
 
 /* While a part waits for the worker it uses nothing, and epochs must go on. part_split and part_end end the pause. */
 void part_pause(struct part *part);
 
 /* Sends the part as a transfer between the request's memory and `file_offset` of `layer`. */
-void part_transfer(struct part *part, enum ring_op op, unsigned layer, uint64_t file_offset,
+void part_transfer(struct part *part, enum ring_op op, struct image_layer *layer, uint64_t file_offset,
                    void (*done)(struct ring_io *, int));
 
 /* As a write to the start of the part's new block, with the all-ones bitmap in front of it: one request to the disk. */
@@ -87,10 +102,10 @@ void part_write_zeros(struct part *part, void (*done)(struct ring_io *, int));
 void part_wait_for_flush(struct part *part);
 
 /*
- * Reads the bitmap that image_map or layer_block_view found unknown, then calls `again` for the part's range with a
+ * Reads the bitmap that image_map or block_look found unknown, then calls `again` for the part's range with a
  * reference of the request held.
  */
-void part_load_bitmap(struct part *part, unsigned layer, uint32_t block, uint32_t slot,
+void part_load_bitmap(struct part *part, struct image_layer *layer, uint32_t block, uint32_t slot,
                       void (*again)(struct image_queue *, struct blk_req *, uint64_t offset, uint64_t length));
 
 /* Each deals with the whole range, now or by parts. */

@@ -26,8 +26,7 @@ static void bitmap_loaded(struct ring_io *io, int result)
 	struct part *p = (struct part *)io;
 	struct bitmap_load *load = p->buffer;
 	struct image_queue *q = p->queue;
-	struct image *image = q->image;
-	const struct layer *layer = image->layers[p->layer].layer;
+	const struct layer *layer = p->layer->layer;
 	void (*again)(struct image_queue *, struct blk_req *, uint64_t, uint64_t) = load->again;
 	struct blk_req *req = p->req;
 	uint64_t offset = p->offset, length = p->length;
@@ -37,7 +36,7 @@ static void bitmap_loaded(struct ring_io *io, int result)
 
 		if (b) {
 			bitmap_decode(b, load->bytes + load->skip);
-			image_install_bitmap(image, p->layer, p->slot, b);
+			image_install_bitmap(q->image, p->layer, p->slot, b);
 		} else {
 			result = -ENOMEM;
 		}
@@ -53,13 +52,13 @@ static void bitmap_loaded(struct ring_io *io, int result)
 	request_put(q, req, 0);
 }
 
-void part_load_bitmap(struct part *p, unsigned layer, uint32_t block, uint32_t slot,
+void part_load_bitmap(struct part *p, struct image_layer *layer, uint32_t block, uint32_t slot,
                       void (*again)(struct image_queue *, struct blk_req *, uint64_t, uint64_t))
 {
-	const struct layer *f = p->queue->image->layers[layer].layer;
+	struct image_file *file = atomic_load(&layer->file);
 	/* Direct I/O may want more than sectors; then the payload behind is aligned so (direct_fits), and only the start moves. */
-	uint64_t at = (uint64_t)slot * VHD_SECTOR, start = round_down(at, f->store->offset_align);
-	uint32_t length = f->bitmap_bytes + (uint32_t)(at - start);
+	uint64_t at = (uint64_t)slot * VHD_SECTOR, start = round_down(at, file->store->offset_align);
+	uint32_t length = layer->layer->bitmap_bytes + (uint32_t)(at - start);
 	struct bitmap_load *load = malloc(sizeof(*load));
 	uint8_t *bytes = NULL;
 
@@ -77,13 +76,16 @@ void part_load_bitmap(struct part *p, unsigned layer, uint32_t block, uint32_t s
 	p->block = block;
 	p->slot = slot;
 	p->io.op = RING_READ;
-	p->io.slot = p->queue->slots[layer];
+	p->io.slot = queue_slot(p->queue, file);
 	p->io.iov = &load->iov;
 	p->io.iovcnt = 1;
 	p->io.offset = start;
 	p->io.length = length;
 	p->io.done = bitmap_loaded;
-	ring_submit(p->queue->ring, &p->io);
+	if (p->io.slot < 0)
+		bitmap_loaded(&p->io, p->io.slot);
+	else
+		ring_submit(p->queue->ring, &p->io);
 }
 
 void read_range(struct image_queue *q, struct blk_req *req, uint64_t offset, uint64_t length)

@@ -74,9 +74,9 @@ static unsigned step_slots(const struct layer *leaf, unsigned bytes, unsigned sl
 	return n < 1 ? 1 : n < slots ? n : slots;
 }
 
-uint32_t slots_take(struct image *image, bool *ret_own_pages)
+uint32_t slots_take(struct image *image, struct writer *w, bool *ret_own_pages)
 {
-	struct slots *s = &image->slots;
+	struct slots *s = &w->slots;
 	uint32_t slot = VHD_BAT_UNALLOCATED;
 
 	if (s->ready.count > 0) {
@@ -90,43 +90,43 @@ uint32_t slots_take(struct image *image, bool *ret_own_pages)
 	return slot;
 }
 
-int slots_free(struct image *image, uint32_t slot)
+int slots_free(struct writer *w, uint32_t slot)
 {
-	image->slots.gaps_sought = true; /* or never: see seek_gaps */
-	return list_push(&image->slots.freed, slot, 0);
+	w->slots.gaps_sought = true; /* or never: see seek_gaps */
+	return list_push(&w->slots.freed, slot, 0);
 }
 
-int slots_owe_bitmap(struct image *image, uint32_t slot, bool own_pages)
+int slots_owe_bitmap(struct writer *w, uint32_t slot, bool own_pages)
 {
-	return list_push(&image->slots.owed, slot, own_pages);
+	return list_push(&w->slots.owed, slot, own_pages);
 }
 
-void slots_give_back(struct image *image, uint32_t slot)
+void slots_give_back(struct image *image, struct writer *w, uint32_t slot)
 {
-	list_push_or_leak(&image->slots.cleared, slot, epoch_now(image));
+	list_push_or_leak(&w->slots.cleared, slot, epoch_now(image));
 	worker_wake(image);
 }
 
-void slots_commit_begin(struct image *image)
+void slots_commit_begin(struct writer *w)
 {
-	struct slots *s = &image->slots;
+	struct slots *s = &w->slots;
 
 	while (s->freed.count > 0 && list_push(&s->committing, s->freed.slot[s->freed.first], 0) == 0)
 		(void)list_pop(&s->freed);
 }
 
-void slots_commit_end(struct image *image, bool success)
+void slots_commit_end(struct image *image, struct writer *w, bool success)
 {
-	struct slots *s = &image->slots;
+	struct slots *s = &w->slots;
 
 	while (s->committing.count > 0)
 		list_push_or_leak(success ? &s->cleared : &s->freed, list_pop(&s->committing), epoch_now(image));
 }
 
-void slots_punch(struct image *image)
+void slots_punch(struct image *image, struct writer *w)
 {
-	struct slots *s = &image->slots;
-	const struct layer *leaf = image_leaf(image);
+	struct slots *s = &w->slots;
+	const struct layer *leaf = w->layer->layer;
 
 	image_epoch_advance(image);
 	while (s->cleared.count > 0 && image_epoch_passed(image, s->cleared.tag[s->cleared.first])) {
@@ -142,9 +142,9 @@ void slots_punch(struct image *image)
 	}
 }
 
-uint64_t slots_used_end(const struct image *image)
+uint64_t slots_used_end(const struct writer *w)
 {
-	const struct layer *leaf = image_leaf(image);
+	const struct layer *leaf = w->layer->layer;
 	uint64_t end = round_up(leaf->metadata_end, VHD_SECTOR);
 
 	for (uint32_t b = 0; b < leaf->block_count; b++) {
@@ -161,17 +161,17 @@ uint64_t slots_used_end(const struct image *image)
  * Takes away what lay behind the last structure: the footer, and what a crash left. One sector of zeros stays, durably
  * before the cut: were a block's last sector the file's last, a guest could write a footer of its own there.
  */
-static int cut_behind(struct image *image, uint64_t end)
+static int cut_behind(struct image *image, struct writer *w, uint64_t end)
 {
 	static const uint8_t zeros[VHD_SECTOR];
-	struct store *store = image_leaf(image)->store;
+	struct store *store = w->layer->layer->store;
 	uint64_t size;
 	int rc;
 
-	image_leaf(image)->footer_source = FOOTER_FROM_COPY; /* from here on a close must write it */
+	w->layer->layer->footer_source = FOOTER_FROM_COPY; /* from here on a close must write it */
 	rc = store->ops->write(store, zeros, sizeof(zeros), end);
 	if (rc == 0)
-		rc = image_sync(image, STORE_BARRIER_SLOTS);
+		rc = writer_sync(image, w, STORE_BARRIER_SLOTS);
 	if (rc == 0)
 		rc = store->ops->size(store, &size);
 	if (rc == 0 && size > end + sizeof(zeros))
@@ -179,20 +179,27 @@ static int cut_behind(struct image *image, uint64_t end)
 	return rc;
 }
 
-/* Appends up to `want` slots; *ret_count of them, in `ret`. */
-static int extend(struct image *image, unsigned want, uint32_t *ret, unsigned *ret_count)
+int slots_cut(struct image *image, struct writer *w)
 {
-	struct slots *s = &image->slots;
-	const struct layer *leaf = image_leaf(image);
-	struct store *store = leaf->store;
-	int rc;
+	int rc = 0;
 
-	if (!s->cut) {
-		rc = cut_behind(image, s->end);
-		if (rc)
-			return rc;
-		s->cut = true;
-	}
+	if (!w->slots.cut)
+		rc = cut_behind(image, w, w->slots.end);
+	if (rc == 0)
+		w->slots.cut = true;
+	return rc;
+}
+
+/* Appends up to `want` slots; *ret_count of them, in `ret`. */
+static int extend(struct image *image, struct writer *w, unsigned want, uint32_t *ret, unsigned *ret_count)
+{
+	struct slots *s = &w->slots;
+	const struct layer *leaf = w->layer->layer;
+	struct store *store = leaf->store;
+	int rc = slots_cut(image, w);
+
+	if (rc)
+		return rc;
 	for (;; want /= 2) {
 		uint64_t end = s->end;
 		unsigned n = 0;
@@ -242,22 +249,22 @@ static unsigned take_gaps(struct slots *s, const struct layer *leaf, unsigned wa
 }
 
 /* How many slots to get: a step, but no more than the disk has blocks left for. */
-static unsigned slots_missing(const struct image *image)
+static unsigned slots_missing(const struct writer *w)
 {
-	const struct slots *s = &image->slots;
-	uint32_t left = image_leaf(image)->block_count - image->allocated;
+	const struct slots *s = &w->slots;
+	uint32_t left = w->layer->layer->block_count - w->allocated;
 
 	if (left <= s->ready.count)
-		return image->slot_waiters ? 1 : 0;
+		return w->slot_waiters ? 1 : 0;
 	left -= s->ready.count;
 	return s->step < left ? s->step : left;
 }
 
-int slots_prepare(struct image *image)
+int slots_prepare(struct image *image, struct writer *w)
 {
-	struct slots *s = &image->slots;
-	const struct layer *leaf = image_leaf(image);
-	unsigned want = slots_missing(image), n = 0;
+	struct slots *s = &w->slots;
+	const struct layer *leaf = w->layer->layer;
+	unsigned want = slots_missing(w), n = 0;
 	uint32_t *batch;
 	bool extended = false, own_pages;
 	int rc = 0;
@@ -276,11 +283,11 @@ int slots_prepare(struct image *image)
 	if (n == 0)
 		n = take_gaps(s, leaf, want, batch);
 	if (n == 0) {
-		rc = extend(image, want, batch, &n);
+		rc = extend(image, w, want, batch, &n);
 		extended = rc == 0;
 	}
 	if (rc == 0)
-		rc = image_sync(image, STORE_BARRIER_SLOTS);
+		rc = writer_sync(image, w, STORE_BARRIER_SLOTS);
 	pthread_mutex_lock(&image->lock);
 
 	for (unsigned i = 0; i < n; i++)
@@ -291,13 +298,14 @@ int slots_prepare(struct image *image)
 	return rc;
 }
 
-void slots_init(struct image *image)
+void slots_init(struct writer *w)
 {
-	struct slots *s = &image->slots;
+	struct slots *s = &w->slots;
+	const struct layer *layer = w->layer->layer;
 
 	memset(s, 0, sizeof(*s));
-	s->end = round_up(image_leaf(image)->data_end, VHD_SECTOR);
-	s->step = step_slots(image_leaf(image), STEP_FIRST_BYTES, STEP_FIRST_SLOTS);
+	s->end = round_up(layer->data_end, VHD_SECTOR);
+	s->step = step_slots(layer, STEP_FIRST_BYTES, STEP_FIRST_SLOTS);
 }
 
 void slot_list_done(struct slot_list *l)

@@ -17,6 +17,7 @@
 #include <stdint.h>
 
 struct image;
+struct writer;
 
 struct slot_list {
 	uint32_t *slot;
@@ -41,31 +42,37 @@ struct slots {
  * Under the lock: a ready slot, or VHD_BAT_UNALLOCATED when there is none: wait for the worker. *ret_own_pages: the
  * bitmap may be written as whole pages, together with what follows.
  */
-uint32_t slots_take(struct image *image, bool *ret_own_pages);
+uint32_t slots_take(struct image *image, struct writer *writer, bool *ret_own_pages);
 
 /* Under the lock: the commit must write the slot's bitmap. 0 or -ENOMEM. */
-int slots_owe_bitmap(struct image *image, uint32_t slot, bool own_pages);
+int slots_owe_bitmap(struct writer *writer, uint32_t slot, bool own_pages);
 
 /* Under the lock: a slot whose BAT entry is cleared in the same breath. 0 or -ENOMEM. */
-int slots_free(struct image *image, uint32_t slot);
+int slots_free(struct writer *writer, uint32_t slot);
 
 /* Under the lock: a slot that was taken and never got into the BAT, but may have been written to. */
-void slots_give_back(struct image *image, uint32_t slot);
+void slots_give_back(struct image *image, struct writer *writer, uint32_t slot);
 
 /* Worker thread; called and returns with the lock held, but drops it: makes slots ready. 0 or -errno. */
-int slots_prepare(struct image *image);
+int slots_prepare(struct image *image, struct writer *writer);
 
 /* Worker thread; as above: gives the space of cleared slots back to the file system, as far as they are out of use. */
-void slots_punch(struct image *image);
+void slots_punch(struct image *image, struct writer *writer);
 
 /* Around a commit, under the lock: what was freed before it is cleared once it has succeeded. */
-void slots_commit_begin(struct image *image);
-void slots_commit_end(struct image *image, bool success);
+void slots_commit_begin(struct writer *writer);
+void slots_commit_end(struct image *image, struct writer *writer, bool success);
 
 /* The end of the last structure that is in use, bytes. Worker thread, nobody else at work. */
-uint64_t slots_used_end(const struct image *image);
+uint64_t slots_used_end(const struct writer *writer);
 
-void slots_init(struct image *image);
+/*
+ * Takes away what lay behind the last structure when the image was opened, the footer included, if that was not done
+ * yet: from then on the footer that counts is the copy at offset 0. Worker thread, without the lock. 0 or -errno.
+ */
+int slots_cut(struct image *image, struct writer *writer);
+
+void slots_init(struct writer *writer);
 void slots_done(struct slots *slots);
 void slot_list_done(struct slot_list *list);
 

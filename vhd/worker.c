@@ -33,16 +33,6 @@ void image_epoch_advance(struct image *image)
 	atomic_fetch_add(&image->epoch, 1);
 }
 
-static void post_all(struct part *list, int result)
-{
-	while (list) {
-		struct part *next = list->next;
-
-		ring_post(list->queue->ring, &list->io, result);
-		list = next;
-	}
-}
-
 static struct part *take_flush_waiters(struct image *image)
 {
 	struct part *list = image->flush_waiters;
@@ -52,35 +42,40 @@ static struct part *take_flush_waiters(struct image *image)
 	return list;
 }
 
-static struct part *take_slot_waiters(struct image *image)
+static struct part *take_slot_waiters(struct writer *w)
 {
-	struct part *list = image->slot_waiters;
+	struct part *list = w->slot_waiters;
 
-	image->slot_waiters = NULL;
-	image->slot_waiters_tail = &image->slot_waiters;
+	w->slot_waiters = NULL;
+	w->slot_waiters_tail = &w->slot_waiters;
 	return list;
 }
 
 static bool reclaim_waits(const struct image *image)
 {
-	return image->slots.cleared.count > 0 || image->bitmaps_retired;
+	for (const struct writer *w = image->writers; w; w = w->next)
+		if (w->slots.cleared.count > 0)
+			return true;
+	return image_has_retired(image);
 }
 
 static void reclaim(struct image *image)
 {
 	image_epoch_advance(image);
 	image_free_retired(image);
-	slots_punch(image);
+	image_reclaim_retired(image);
+	for (struct writer *w = image->writers; w; w = w->next)
+		slots_punch(image, w);
 }
 
 static void do_commit(struct image *image)
 {
-	struct part *waiters = take_flush_waiters(image);
+	struct part *waiters = image->flushes_held ? NULL : take_flush_waiters(image);
 
 	image->worker_result = image_commit(image);
 	if (image->worker_result) /* not again at once */
 		clock_gettime(CLOCK_MONOTONIC, &image->dirty_since);
-	post_all(waiters, image->worker_result);
+	parts_post(waiters, image->worker_result);
 	reclaim(image);
 }
 
@@ -90,15 +85,15 @@ static bool is_out_of_space(int rc)
 }
 
 /* What was freed but not yet cleared on disk can still help. */
-static int prepare_by_freeing(struct image *image, int rc)
+static int prepare_by_freeing(struct image *image, struct writer *w, int rc)
 {
-	if (image->slots.freed.count == 0 && image->slots.cleared.count == 0)
+	if (w->slots.freed.count == 0 && w->slots.cleared.count == 0)
 		return rc;
-	if (image->slots.freed.count > 0 || image->flush_waiters)
+	if (w->slots.freed.count > 0 || image->flush_waiters)
 		do_commit(image);
 	reclaim(image);
 	reclaim(image);
-	return slots_prepare(image);
+	return slots_prepare(image, w);
 }
 
 /* Sleeps for a moment, or until there is something new to do. */
@@ -116,42 +111,105 @@ static void wait_for_epoch(struct image *image)
 }
 
 /* Not for ever: whoever has it may have stopped to poll, against the contract of queues. */
-static bool space_is_still_in_use(struct image *image)
+static bool space_is_still_in_use(const struct image *image, struct writer *w)
 {
 	struct timespec now;
 
-	if (!image->slot_waiters || image->slots.ready.count > 0 || image->slots.cleared.count == 0 || image->maps > 0)
+	if (!w->slot_waiters || w->slots.ready.count > 0 || w->slots.cleared.count == 0 || image->maps > 0)
 		return false;
 	clock_gettime(CLOCK_MONOTONIC, &now);
-	if (image->space_awaited == 0)
-		image->space_awaited = now.tv_sec;
-	return now.tv_sec - image->space_awaited < SPACE_WAIT_SECONDS;
+	if (w->space_awaited == 0)
+		w->space_awaited = now.tv_sec;
+	return now.tv_sec - w->space_awaited < SPACE_WAIT_SECONDS;
 }
 
-static void do_prepare(struct image *image)
+static void do_prepare(struct image *image, struct writer *w)
 {
-	int rc = slots_prepare(image);
+	int rc = slots_prepare(image, w);
 
-	if (is_out_of_space(rc) && image->slot_waiters) {
-		rc = prepare_by_freeing(image, rc);
-		if (is_out_of_space(rc) && space_is_still_in_use(image)) {
+	if (is_out_of_space(rc) && w->slot_waiters) {
+		rc = prepare_by_freeing(image, w, rc);
+		if (is_out_of_space(rc) && space_is_still_in_use(image, w)) {
 			wait_for_epoch(image);
 			return;
 		}
 	}
-	image->space_awaited = 0;
+	w->space_awaited = 0;
 	/* Ahead of need a failure means nothing yet. Who waits hears of it, unless there are slots after all. */
-	if (rc == 0 || image->slots.ready.count > 0)
-		post_all(take_slot_waiters(image), 0);
+	if (rc == 0 || w->slots.ready.count > 0)
+		parts_post(take_slot_waiters(w), 0);
 	else
-		post_all(take_slot_waiters(image), rc);
+		parts_post(take_slot_waiters(w), rc);
+}
+
+static struct writer *writer_in_need(const struct image *image)
+{
+	for (struct writer *w = image->writers; w; w = w->next)
+		if (w->slot_waiters || w->slots.wanted)
+			return w;
+	return NULL;
+}
+
+struct worker_call {
+	struct worker_call *next;
+	int (*call)(void *arg);
+	void *arg;
+	bool flush, ended;
+	int result;
+};
+
+/* Called and returns with the lock held. */
+static void do_calls(struct image *image)
+{
+	struct worker_call *c = image->calls;
+
+	image->calls = NULL;
+	while (c) {
+		struct worker_call *next = c->next;
+
+		if (c->flush) {
+			c->result = image_commit(image);
+		} else {
+			pthread_mutex_unlock(&image->lock);
+			c->result = c->call(c->arg);
+			pthread_mutex_lock(&image->lock);
+		}
+		c->ended = true;
+		c = next;
+	}
+	pthread_cond_broadcast(&image->worker_done);
+}
+
+static int call_and_wait(struct image *image, struct worker_call *c)
+{
+	struct worker_call **at;
+
+	pthread_mutex_lock(&image->lock);
+	for (at = &image->calls; *at; at = &(*at)->next)
+		;
+	*at = c;
+	worker_wake(image);
+	while (!c->ended)
+		pthread_cond_wait(&image->worker_done, &image->lock);
+	pthread_mutex_unlock(&image->lock);
+	return c->result;
+}
+
+int worker_call(struct image *image, int (*call)(void *arg), void *arg)
+{
+	return call_and_wait(image, &(struct worker_call){.call = call, .arg = arg});
+}
+
+int worker_flush(struct image *image)
+{
+	return call_and_wait(image, &(struct worker_call){.flush = true});
 }
 
 static bool commit_is_due(const struct image *image)
 {
 	struct timespec now;
 
-	if (image->flush_waiters)
+	if (image->flush_waiters && !image->flushes_held)
 		return true;
 	if (!image_is_dirty(image) || atomic_load(&image->broken))
 		return false;
@@ -161,7 +219,7 @@ static bool commit_is_due(const struct image *image)
 
 static bool work_is_due(const struct image *image)
 {
-	return image->worker_stopping || image->slot_waiters || image->slots.wanted || commit_is_due(image);
+	return image->worker_stopping || image->calls || writer_in_need(image) || commit_is_due(image);
 }
 
 static void wait_for_work(struct image *image)
@@ -182,14 +240,26 @@ static void wait_for_work(struct image *image)
 	pthread_cond_timedwait(&image->worker_wake, &image->lock, &until);
 }
 
+static int settle_all(struct image *image)
+{
+	int rc = 0;
+
+	for (struct writer *w = image->writers; w && rc == 0; w = w->next)
+		rc = writer_settle(image, w);
+	return rc;
+}
+
 static void *worker_main(void *arg)
 {
 	struct image *image = arg;
+	struct writer *w;
 
 	pthread_mutex_lock(&image->lock);
 	while (!image->worker_stopping) {
-		if (image->slot_waiters || image->slots.wanted) {
-			do_prepare(image);
+		if (image->calls) {
+			do_calls(image);
+		} else if ((w = writer_in_need(image))) {
+			do_prepare(image, w);
 		} else if (commit_is_due(image)) {
 			do_commit(image);
 		} else {
@@ -203,11 +273,9 @@ static void *worker_main(void *arg)
 	do_commit(image);
 	pthread_mutex_unlock(&image->lock);
 	if (image->worker_result == 0)
-		image->worker_result = image_settle(image);
-	if (image->worker_ring) {
-		ring_detach(image->worker_ring, image->worker_slot);
-		ring_free(image->worker_ring);
-	}
+		image->worker_result = settle_all(image);
+	ring_free(image->worker_ring); /* its files with it */
+	image->worker_ring = NULL;
 	return NULL;
 }
 
@@ -220,25 +288,21 @@ static void write_done(struct ring_io *io, int result)
 	--*w->left;
 }
 
-/* Made in the worker thread, to which it then belongs. */
-static int get_ring(struct image *image)
+/* The file's slot in the worker's ring, made when first needed; -errno. */
+static int worker_slot(struct image *image, struct image_file *file)
 {
-	struct store *store = image_leaf(image)->store;
-	struct ring *ring;
 	int rc;
 
-	if (image->worker_ring)
-		return 0;
-	rc = store->ops->ring_new(store, &ring, NULL);
-	if (rc)
-		return rc;
-	image->worker_slot = ring_attach(ring, &store->file);
-	if (image->worker_slot < 0) {
-		ring_free(ring);
-		return image->worker_slot;
+	if (!image->worker_ring) {
+		rc = file->store->ops->ring_new(file->store, &image->worker_ring, NULL);
+		if (rc) {
+			image->worker_ring = NULL;
+			return rc;
+		}
 	}
-	image->worker_ring = ring;
-	return 0;
+	if (file->worker_slot < 0)
+		file->worker_slot = ring_attach(image->worker_ring, &file->store->file);
+	return file->worker_slot;
 }
 
 static bool ring_can_write(const struct store *store, const struct worker_write *w)
@@ -246,17 +310,19 @@ static bool ring_can_write(const struct store *store, const struct worker_write 
 	return ((w->offset | w->iov.iov_len) & (store->offset_align - 1)) == 0;
 }
 
-int worker_write_all(struct image *image, struct worker_write *writes, unsigned count)
+int worker_write_all(struct image *image, struct image_file *file, struct worker_write *writes, unsigned count)
 {
-	struct store *store = image_leaf(image)->store;
+	struct store *store = file->store;
 	unsigned left = 0;
 	int result = 0;
 
 	for (unsigned i = 0; i < count; i++) {
 		struct worker_write *w = &writes[i];
-		int rc = 0;
+		int slot = -1, rc = 0;
 
-		if (count == 1 || !ring_can_write(store, w) || get_ring(image) != 0) {
+		if (count > 1 && ring_can_write(store, w))
+			slot = worker_slot(image, file);
+		if (slot < 0) {
 			rc = store->ops->write(store, w->iov.iov_base, w->iov.iov_len, w->offset);
 			if (rc && !result)
 				result = rc;
@@ -264,7 +330,7 @@ int worker_write_all(struct image *image, struct worker_write *writes, unsigned 
 		}
 		w->io = (struct ring_io){
 			.op = RING_WRITE,
-			.slot = image->worker_slot,
+			.slot = slot,
 			.iov = &w->iov,
 			.iovcnt = 1,
 			.offset = w->offset,

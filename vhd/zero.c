@@ -10,7 +10,7 @@ static void zero_end(struct part *p, int result)
 {
 	if (p->pending)
 		part_publish(p, result);
-	else if (p->queue->image->dynamic)
+	else if (layer_tables(p->layer))
 		part_set_bits(p, result);
 	else
 		part_end(p, result);
@@ -40,29 +40,22 @@ static void zero_punched(struct ring_io *io, int result)
 
 static void punch(struct part *p, uint64_t file_offset)
 {
-	part_transfer(p, RING_PUNCH, 0, file_offset, zero_punched);
+	part_transfer(p, RING_PUNCH, p->layer, file_offset, zero_punched);
 }
 
-/* Takes the whole block out of the BAT. 0; 1: it is no longer where it was seen; -ENOMEM. */
+/* Takes the whole block out of the BAT. 0; 1: it is no longer where it was seen, or claimed; -ENOMEM. */
 static int give_block_back(struct part *p)
 {
 	struct image *image = p->queue->image;
-	struct image_layer *leaf = &image->layers[0];
-	struct bitmap *bitmap;
+	struct writer *w = p->layer->writer;
+	const struct tables *t;
 	int rc = 1;
 
 	pthread_mutex_lock(&image->lock);
-	if (atomic_load_explicit(&leaf->layer->bat[p->block], memory_order_relaxed) == p->slot)
-		rc = slots_free(image, p->slot);
-	if (rc == 0) {
-		image_set_entry(image, p->block, VHD_BAT_UNALLOCATED);
-		image_forget_pending(image, p->block);
-		bitmap = atomic_load_explicit(&leaf->bitmaps[p->block], memory_order_relaxed);
-		atomic_store_explicit(&leaf->state[p->block], BLOCK_UNKNOWN, memory_order_release);
-		atomic_store_explicit(&leaf->bitmaps[p->block], NULL, memory_order_release);
-		if (bitmap)
-			image_retire_bitmap(image, bitmap);
-	}
+	t = layer_tables(p->layer);
+	if (atomic_load_explicit(&t->bat[p->block], memory_order_relaxed) == p->slot &&
+	    (p->queue->target || !(atomic_load(&t->state[p->block]) & BLOCK_CLAIMED)))
+		rc = writer_drop_block(image, w, p->block);
 	pthread_mutex_unlock(&image->lock);
 	return rc;
 }
@@ -71,22 +64,27 @@ static int give_block_back(struct part *p)
 static bool zero_in_block(struct part *p)
 {
 	struct image *image = p->queue->image;
-	const struct layer *leaf = image_leaf(image);
-	uint64_t into = p->offset & (leaf->block_size - 1);
-	uint64_t block_start = p->offset - into;
-	/* The last block of a disk may reach beyond its end. */
-	bool whole = into == 0 && (p->length == leaf->block_size || p->offset + p->length == image->size);
+	uint64_t size = atomic_load_explicit(&image->size, memory_order_acquire), into;
+	const struct tables *t;
+	const struct layer *f;
 	struct block_view v;
+	bool whole, below;
 	int rc;
 
-	if (!image->dynamic) {
+	part_choose_target(p);
+	t = layer_tables(p->layer);
+	if (!t) {
 		punch(p, p->offset);
 		return true;
 	}
-	p->block = (uint32_t)(block_start >> leaf->block_shift);
-	v = layer_block_view(&image->layers[0], p->block);
+	f = p->layer->layer;
+	into = p->offset & (f->block_size - 1);
+	/* The last block of a disk may reach beyond its end. */
+	whole = into == 0 && (p->length == f->block_size || p->offset + p->length == size);
+	below = stack_holds_below(p->stack, p->layer, p->block);
+	v = block_look(t, p->block);
 	if (v.slot == VHD_BAT_UNALLOCATED) {
-		if (!image_parents_have(image, p->block)) {
+		if (!below) {
 			part_end(p, 0);
 			return true;
 		}
@@ -94,19 +92,21 @@ static bool zero_in_block(struct part *p)
 		if (rc < 0)
 			part_end(p, rc);
 		else if (rc == 0) /* others may be writing to the slot already; where not, punching it again is cheap */
-			punch(p, slot_payload(leaf, p->slot) + into);
+			punch(p, slot_payload(f, p->slot) + into);
 		return rc != 2;
 	}
+	if (v.claimed && !p->queue->target)
+		return part_wait_for_claim(p);
 	p->slot = v.slot;
-	rc = whole && !image_parents_have(image, p->block) ? give_block_back(p) : -ENOTSUP;
+	rc = whole && !below ? give_block_back(p) : -ENOTSUP;
 	if (rc == 1)
 		return false;
 	if (rc == 0) {
 		part_end(p, 0);
 	} else if (v.state == BLOCK_UNKNOWN) {
-		part_load_bitmap(p, 0, p->block, v.slot, zero_range);
+		part_load_bitmap(p, p->layer, p->block, v.slot, zero_range);
 	} else {
-		punch(p, slot_payload(leaf, v.slot) + into);
+		punch(p, slot_payload(f, v.slot) + into);
 	}
 	return true;
 }
