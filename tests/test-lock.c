@@ -64,6 +64,38 @@ static void readers_share_and_a_writer_is_alone(void **state)
 	close(a);
 }
 
+static void a_reader_becomes_the_writer_without_a_moment_between(void **state)
+{
+	int reader = open_file(), writer = open_file(), other = open_file();
+	struct err err;
+
+	assert_int_equal(lock_take(reader, path, false, &err), 0);
+	assert_int_equal(lock_raise(writer, reader, path, &err), 0);
+	assert_int_equal(lock_take(other, path, false, &err), VHD_E_IN_USE);
+	lock_lower(writer);
+	assert_int_equal(lock_take(other, path, false, &err), 0);
+	close(writer);
+	close(other);
+	close(reader);
+}
+
+static void a_reader_beside_others_stays_a_reader(void **state)
+{
+	int reader = open_file(), writer = open_file(), other = open_file(), third = open_file();
+	struct err err;
+
+	assert_int_equal(lock_take(reader, path, false, &err), 0);
+	assert_int_equal(lock_take(other, path, false, &err), 0);
+	assert_int_equal(lock_raise(writer, reader, path, &err), VHD_E_IN_USE);
+	assert_non_null(strstr(err.text, "in use"));
+	close(writer);
+	close(other);
+	assert_int_equal(lock_take(third, path, true, &err), VHD_E_IN_USE); /* by the first reader */
+	close(reader);
+	assert_int_equal(lock_take(third, path, true, &err), 0);
+	close(third);
+}
+
 static void a_refused_lock_leaves_nothing_behind(void **state)
 {
 	struct flock all = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
@@ -192,6 +224,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(readers_share_and_a_writer_is_alone),
+		cmocka_unit_test(a_reader_becomes_the_writer_without_a_moment_between),
+		cmocka_unit_test(a_reader_beside_others_stays_a_reader),
 		cmocka_unit_test(a_refused_lock_leaves_nothing_behind),
 		cmocka_unit_test(the_bytes_locked_are_those_of_qemu),
 		cmocka_unit_test(another_process_that_holds_it_is_named),

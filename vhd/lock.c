@@ -168,6 +168,14 @@ static bool holder_name(int fd, bool write, char *ret, size_t size)
 	return found;
 }
 
+static int others_exclude(int fd, unsigned check_count)
+{
+	for (unsigned i = 0; i < check_count; i++)
+		if (byte_is_held(fd, checks[i]))
+			return -EAGAIN;
+	return 0;
+}
+
 static int lock_try(int fd, bool write)
 {
 	unsigned take_count = write ? WRITER_LOCKS : READER_LOCKS, check_count = take_count, taken = 0;
@@ -177,15 +185,60 @@ static int lock_try(int fd, bool write)
 		r = byte_take(fd, takes[taken]);
 		taken += r == 0;
 	}
-	for (unsigned i = 0; i < check_count && r == 0; i++)
-		if (byte_is_held(fd, checks[i]))
-			r = -EAGAIN;
+	if (r == 0)
+		r = others_exclude(fd, check_count);
 	if (r == 0)
 		return 0;
-
 	for (unsigned i = 0; i < taken; i++)
 		byte_drop(fd, takes[i]);
 	return r;
+}
+
+static int refused(int fd, const char *path, bool write, int r, struct err *err)
+{
+	char holder[128];
+
+	if (r != -EAGAIN)
+		return err_set(err, r, "%s: locking it failed: %s", path, strerror(-r));
+	if (!holder_name(fd, write, holder, sizeof(holder)))
+		return err_set(err, VHD_E_IN_USE, "%s: in use: held by another process, which is not seen here (another user's, "
+		               "or in a container); close it there first", path);
+	return err_set(err, VHD_E_IN_USE, "%s: in use: held by %s; close it there first", path, holder);
+}
+
+int lock_raise(int fd, int reader, const char *path, struct err *err)
+{
+	const struct timespec pause = {.tv_nsec = 25000000};
+	unsigned taken = 0;
+	int r = 0;
+
+	/* Whoever looks meanwhile finds the locks of one or of both. */
+	while (taken < WRITER_LOCKS && r == 0) {
+		r = byte_take(fd, takes[taken]);
+		taken += r == 0;
+	}
+	if (r == 0) {
+		byte_drop(reader, DENY_WRITE);
+		byte_drop(reader, DENY_RESIZE);
+		r = others_exclude(fd, WRITER_LOCKS);
+		for (int i = 0; i < 20 && r; i++) { /* as in lock_take */
+			nanosleep(&pause, NULL);
+			r = others_exclude(fd, WRITER_LOCKS);
+		}
+		if (r == 0)
+			return 0;
+		(void)byte_take(reader, DENY_WRITE);
+		(void)byte_take(reader, DENY_RESIZE);
+	}
+	for (unsigned i = 0; i < taken; i++)
+		byte_drop(fd, takes[i]);
+	return refused(fd, path, true, r, err);
+}
+
+void lock_lower(int fd)
+{
+	byte_drop(fd, USE_WRITE);
+	byte_drop(fd, USE_RESIZE);
 }
 
 int lock_take(int fd, const char *path, bool write, struct err *err)
@@ -204,12 +257,5 @@ int lock_take(int fd, const char *path, bool write, struct err *err)
 		nanosleep(&pause, NULL);
 		r = lock_try(fd, write);
 	}
-	if (r == 0)
-		return 0;
-	if (r != -EAGAIN)
-		return err_set(err, r, "%s: locking it failed: %s", path, strerror(-r));
-	if (!holder_name(fd, write, holder, sizeof(holder)))
-		return err_set(err, VHD_E_IN_USE, "%s: in use: held by another process, which is not seen here (another user's, "
-		               "or in a container); close it there first", path);
-	return err_set(err, VHD_E_IN_USE, "%s: in use: held by %s; close it there first", path, holder);
+	return r ? refused(fd, path, write, r, err) : 0;
 }

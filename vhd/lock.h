@@ -17,4 +17,13 @@
  */
 int lock_take(int fd, const char *path, bool write, struct err *err);
 
+/*
+ * `fd` is a second descriptor of a file that `reader` holds locked for reading: it gets the writer's locks, and
+ * `reader` no longer keeps writers away. Nobody else gets in between. As lock_take; then `reader` is as before.
+ */
+int lock_raise(int fd, int reader, const char *path, struct err *err);
+
+/* Gives up what a writer has over a reader. */
+void lock_lower(int fd);
+
 #endif

@@ -6,6 +6,7 @@
 #include <linux/fs.h>
 #include <linux/magic.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -15,6 +16,7 @@
 
 #include "common/checked.h"
 #include "common/file-align.h"
+#include "vhd/lock.h"
 
 struct store_file {
 	struct store base;
@@ -210,6 +212,29 @@ static int store_file_ring_new(struct store *store, struct ring **ret, struct er
 	return ring_new(0, ret, err);
 }
 
+static int store_file_raise(struct store *store, const char *path, struct store **ret, struct err *err)
+{
+	char proc[64];
+	int fd, rc;
+
+	snprintf(proc, sizeof(proc), "/proc/self/fd/%d", store->file.fd);
+	fd = open(proc, O_RDWR | (store->direct ? O_DIRECT : 0) | O_CLOEXEC | O_NONBLOCK);
+	if (fd < 0)
+		return err_set(err, -errno, "%s: opening it for writing failed: %s", path, strerror(errno));
+	rc = lock_raise(fd, store->file.fd, path, err);
+	if (rc) {
+		close(fd);
+		return rc;
+	}
+	return store_file_open_take(fd, path, STORE_WRITE | (store->direct ? STORE_DIRECT : 0), ret, err);
+}
+
+static void store_file_lower(struct store *store)
+{
+	lock_lower(store->file.fd);
+	store->read_only = true;
+}
+
 static void store_file_close(struct store *store)
 {
 	struct store_file *s = (struct store_file *)store;
@@ -228,6 +253,8 @@ static const struct store_ops store_file_ops = {
 	.truncate = store_file_truncate,
 	.size = store_file_size,
 	.ring_new = store_file_ring_new,
+	.raise = store_file_raise,
+	.lower = store_file_lower,
 	.close = store_file_close,
 };
 

@@ -36,6 +36,13 @@ struct store_ops {
 	int (*truncate)(struct store *store, uint64_t size);
 	int (*size)(struct store *store, uint64_t *ret);
 	int (*ring_new)(struct store *store, struct ring **ret, struct err *err); /* one that can serve this store */
+	/*
+	 * Another store of the same file, for writing and with the writer's lock, which this one, opened for reading, does
+	 * not stand in the way of any more. `path` is for sentences. VHD_E_IN_USE: others have the file open; -errno.
+	 */
+	int (*raise)(struct store *store, const char *path, struct store **ret, struct err *err);
+	/* Nothing will be written any more: others may read the file too. */
+	void (*lower)(struct store *store);
 	void (*close)(struct store *store);
 };
 

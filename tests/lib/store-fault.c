@@ -148,6 +148,25 @@ static void faulty_close(struct store *store)
 	free(store);
 }
 
+static int faulty_raise(struct store *store, const char *path, struct store **ret, struct err *err)
+{
+	struct store_fault *s = (struct store_fault *)store;
+	struct store *inner;
+	int rc = s->inner->ops->raise(s->inner, path, &inner, err);
+
+	if (rc == 0)
+		*ret = store_fault_open_take(inner, s->plan);
+	return rc;
+}
+
+static void faulty_lower(struct store *store)
+{
+	struct store *inner = ((struct store_fault *)store)->inner;
+
+	inner->ops->lower(inner);
+	store->read_only = true;
+}
+
 static const struct store_ops fault_ops = {
 	.read = faulty_read,
 	.write = faulty_write,
@@ -157,6 +176,8 @@ static const struct store_ops fault_ops = {
 	.truncate = faulty_truncate,
 	.size = faulty_size,
 	.ring_new = ring_inline_store_ring_new,
+	.raise = faulty_raise,
+	.lower = faulty_lower,
 	.close = faulty_close,
 };
 

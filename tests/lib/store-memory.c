@@ -151,6 +151,19 @@ static void memory_close(struct store *store)
 	free(store);
 }
 
+static int memory_raise(struct store *store, const char *path, struct store **ret, struct err *err)
+{
+	(void)path;
+	(void)err;
+	*ret = store_memory_open(((struct store_memory *)store)->file, STORE_WRITE | (store->direct ? STORE_DIRECT : 0));
+	return 0;
+}
+
+static void memory_lower(struct store *store)
+{
+	store->read_only = true;
+}
+
 static const struct store_ops memory_ops = {
 	.read = memory_read,
 	.write = memory_write,
@@ -160,6 +173,8 @@ static const struct store_ops memory_ops = {
 	.truncate = memory_truncate,
 	.size = memory_size,
 	.ring_new = ring_inline_store_ring_new,
+	.raise = memory_raise,
+	.lower = memory_lower,
 	.close = memory_close,
 };
 

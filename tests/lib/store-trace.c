@@ -161,6 +161,25 @@ static void traced_close(struct store *store)
 	free(store);
 }
 
+static int traced_raise(struct store *store, const char *path, struct store **ret, struct err *err)
+{
+	struct store_trace *s = (struct store_trace *)store;
+	struct store *inner;
+	int rc = s->inner->ops->raise(s->inner, path, &inner, err);
+
+	if (rc == 0)
+		*ret = store_trace_reopen_take(inner, s->trace, s->file);
+	return rc;
+}
+
+static void traced_lower(struct store *store)
+{
+	struct store *inner = ((struct store_trace *)store)->inner;
+
+	inner->ops->lower(inner);
+	store->read_only = true;
+}
+
 static const struct store_ops trace_ops = {
 	.read = traced_read,
 	.write = traced_write,
@@ -170,6 +189,8 @@ static const struct store_ops trace_ops = {
 	.truncate = traced_truncate,
 	.size = traced_size,
 	.ring_new = ring_inline_store_ring_new,
+	.raise = traced_raise,
+	.lower = traced_lower,
 	.close = traced_close,
 };
 
