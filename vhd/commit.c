@@ -414,7 +414,23 @@ int writer_settle(struct image *image, struct writer *w)
 		rc = store->ops->truncate(store, end + sizeof(footer));
 	if (rc == 0)
 		rc = writer_sync(image, w, STORE_BARRIER_CLOSE);
-	if (rc == 0)
+	if (rc == 0) {
 		layer->footer_source = FOOTER_AT_END;
+		layer->file_size = end + sizeof(footer);
+		layer->data_end = end;
+		w->slots.cut = false;
+	}
 	return rc;
+}
+
+int writer_settle_first(struct image *image, struct writer *w, struct err *err)
+{
+	const struct layer *layer = w->layer->layer;
+	int rc = 0;
+
+	if (layer->bat && layer->footer_source != FOOTER_AT_END && layer->file_size < layer->data_end + VHD_SECTOR)
+		rc = writer_settle(image, w);
+	return rc ? err_set(err, rc, "%s: the footer, which is missing at the end, cannot be written: %s", layer->path,
+	                    strerror(-rc))
+	          : 0;
 }

@@ -149,22 +149,23 @@ static int header_name_set(struct image_plan *plan, const char *name, struct err
 	return 0;
 }
 
-static int linkage_add(struct image_plan *plan, const char *target, const struct parent *parent, struct err *err)
+int image_plan_link(struct image_plan *plan, const char *target, const char *parent, const uint8_t uuid[16],
+                    uint32_t time_stamp, struct err *err)
 {
 	char *relative;
 	int r;
 
-	r = locator_relative(target, parent->real, &relative, err);
+	r = locator_relative(target, parent, &relative, err);
 	if (r)
 		return r;
 	r = locator_add(plan, 0, "W2ru", relative, err);
 	free(relative);
 	if (r == 0)
-		r = locator_add(plan, 1, "W2ku", parent->real, err);
+		r = locator_add(plan, 1, "W2ku", parent, err);
 	if (r == 0)
-		r = header_name_set(plan, strrchr(parent->real, '/') + 1, err);
-	memcpy(plan->header.parent_uuid, parent->uuid, sizeof(parent->uuid));
-	plan->header.parent_time_stamp = parent->time_stamp;
+		r = header_name_set(plan, strrchr(parent, '/') + 1, err);
+	memcpy(plan->header.parent_uuid, uuid, sizeof(plan->header.parent_uuid));
+	plan->header.parent_time_stamp = time_stamp;
 	return r;
 }
 
@@ -214,7 +215,7 @@ int image_plan_child(const char *path, struct new_file *file, const struct vhd_c
 		r = image_plan_init(path, options, VHD_DIFFERENCING, options->size_bytes ? options->size_bytes : parent.size,
 		                    block_size, ret, err);
 	if (r == 0)
-		r = linkage_add(ret, file->target, &parent, err);
+		r = image_plan_link(ret, file->target, parent.real, parent.uuid, parent.time_stamp, err);
 	if (r == 0)
 		r = outside_warn(path, file, &parent, options, err);
 	parent_done(&parent);

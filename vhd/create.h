@@ -26,6 +26,13 @@ int image_plan_init(const char *path, const struct vhd_create_options *options, 
 int image_plan_child(const char *path, struct new_file *file, const struct vhd_create_options *options,
                      struct image_plan *ret, struct err *err);
 
+/*
+ * Ties a differencing disk's plan, which will be `target`, to its parent; both paths absolute, symlinks resolved.
+ * `time_stamp`: in seconds since VHD_EPOCH. -EINVAL: a path that the format cannot say.
+ */
+int image_plan_link(struct image_plan *plan, const char *target, const char *parent, const uint8_t uuid[16],
+                    uint32_t time_stamp, struct err *err);
+
 int image_plan_write(const struct image_plan *plan, struct store *store);
 
 /* Makes an image in `file`, for its caller to commit. As vhd_create() in everything else. */

@@ -179,25 +179,10 @@ static void image_init_align(struct image *image)
 	}
 }
 
-/*
- * A dynamic disk that lost its footer may end in a block: what a guest wrote there as its last sector would be the
- * file's footer after a crash. Such a file gets its footer before anything else.
- */
-static int settle_first(struct image *image, struct err *err)
-{
-	const struct layer *leaf = image_leaf(image);
-	int rc = 0;
-
-	if (leaf->bat && leaf->footer_source != FOOTER_AT_END && leaf->file_size < leaf->data_end + VHD_SECTOR)
-		rc = writer_settle(image, image->writers);
-	return rc ? err_set(err, rc, "%s: the footer, which is missing at the end, cannot be written: %s", leaf->path,
-	                    strerror(-rc))
-	          : 0;
-}
-
 int image_open_take(struct chain *chain, bool writable, bool salvage, struct image **ret, struct err *err)
 {
 	struct image *image = calloc(1, sizeof(*image));
+	struct writer *writer;
 	pthread_condattr_t attr;
 	int rc;
 
@@ -224,9 +209,11 @@ int image_open_take(struct chain *chain, bool writable, bool salvage, struct ima
 	atomic_init(&image->size, image_leaf(image)->size);
 	image_init_align(image);
 	if (writable)
-		rc = writer_open(image, image_stack(image)->layer[0], err);
+		rc = writer_new(image_stack(image)->layer[0], &writer, err);
 	if (rc == 0 && writable)
-		rc = settle_first(image, err);
+		writer_link(image, writer);
+	if (rc == 0 && writable)
+		rc = writer_settle_first(image, writer, err);
 	if (rc == 0 && writable)
 		rc = worker_start(image, err);
 	if (rc) {

@@ -336,10 +336,16 @@ int image_load_bitmap(struct image *image, struct image_layer *layer, uint32_t b
 
 /* --- writer.c --- */
 
-/* Makes the layer writable; its store must be. Takes the lock. 0 or -errno. */
-int writer_open(struct image *image, struct image_layer *layer, struct err *err);
+/* For a layer whose store is open for writing. 0 or -errno. */
+int writer_new(struct image_layer *layer, struct writer **ret, struct err *err);
 
-/* Nobody writes any more: takes it from the image's list. Under the lock. */
+/*
+ * The layer can be written to, and takes part in every FLUSH, from here on; before those of the layers below it. Under
+ * the lock.
+ */
+void writer_link(struct image *image, struct writer *writer);
+
+/* Nobody writes any more: takes it from the image's list. The worker thread, or after it; under the lock. */
 void writer_unlink(struct image *image, struct writer *writer);
 void writer_free(struct writer *writer);
 
@@ -398,6 +404,12 @@ int image_commit(struct image *image);
  * upkeep's when nobody writes to the file any more; without the lock. 0 or -errno.
  */
 int writer_settle(struct image *image, struct writer *writer);
+
+/*
+ * A dynamic disk that lost its footer may end in a block: what a guest wrote there as its last sector would be the
+ * file's footer after a crash. Such a file gets its footer before anything else. Nobody writes to it yet.
+ */
+int writer_settle_first(struct image *image, struct writer *writer, struct err *err);
 
 /* Syncs the writer's file; a failure breaks the image. Threads as for writer_settle. */
 int writer_sync(struct image *image, struct writer *writer, enum store_barrier why);

@@ -358,11 +358,28 @@ void layer_free(struct layer *layer)
 	if (!layer)
 		return;
 	store_close(layer->store);
+	for (unsigned i = 0; i < layer->former_count; i++)
+		free(layer->former_paths[i]);
+	free(layer->former_paths);
 	free(layer->path);
 	free(layer->bat);
 	free(layer->parent_name);
 	free(layer->parent_path);
 	free(layer);
+}
+
+int layer_rename_take(struct layer *layer, char *path)
+{
+	char **former = reallocarray(layer->former_paths, layer->former_count + 1, sizeof(*former));
+
+	if (!former) {
+		free(path);
+		return -ENOMEM;
+	}
+	former[layer->former_count++] = layer->path;
+	layer->former_paths = former;
+	layer->path = path;
+	return 0;
 }
 
 static void four_characters(const uint8_t bytes[4], char ret[5])

@@ -27,6 +27,8 @@ struct byte_range {
 struct layer {
 	struct store *store; /* owned */
 	char *path;          /* owned; absolute */
+	char **former_paths; /* owned, with what they name: vhd_layer_info has given them out */
+	unsigned former_count;
 	bool raw;            /* a raw parent: only store, path and size hold */
 	uint64_t size;       /* of the virtual disk, bytes */
 	uint64_t file_size;  /* when opened, bytes */
@@ -78,6 +80,9 @@ int layer_open_raw_take(struct store *store, const char *path, struct layer **re
 
 /* NULL-safe. Closes the store. */
 void layer_free(struct layer *layer);
+
+/* Takes `path` over. -ENOMEM: then the layer keeps its name. */
+int layer_rename_take(struct layer *layer, char *path);
 
 void layer_info(const struct layer *layer, struct vhd_info *ret);
 

@@ -130,7 +130,7 @@ static int temporary_open(struct new_file *file)
 	return -EEXIST;
 }
 
-int new_file_open(const char *path, bool overwrite, struct new_file *ret, struct err *err)
+static int begin(const char *path, bool overwrite, bool beside, struct new_file *ret, struct err *err)
 {
 	struct new_file file = {.fd = -1, .replaced_fd = -1, .overwrite = overwrite, .path = strdup(path)};
 	struct stat st;
@@ -145,7 +145,7 @@ int new_file_open(const char *path, bool overwrite, struct new_file *ret, struct
 		err_set(err, r, "%s: cannot be created: its folder: %s", path, strerror(-r));
 	if (r)
 		goto fail;
-	r = existing_check(&file, err);
+	r = beside ? 0 : existing_check(&file, err);
 	if (r)
 		goto fail;
 	r = temporary_open(&file);
@@ -160,6 +160,16 @@ fail:
 	return r;
 }
 
+int new_file_open(const char *path, bool overwrite, struct new_file *ret, struct err *err)
+{
+	return begin(path, overwrite, false, ret, err);
+}
+
+int new_file_open_beside(const char *path, struct new_file *ret, struct err *err)
+{
+	return begin(path, true, true, ret, err);
+}
+
 int new_file_name(const struct new_file *file, char ret[NEW_FILE_NAME_MAX])
 {
 	int length = file->temporary ? snprintf(ret, NEW_FILE_NAME_MAX, "%s", file->temporary)
@@ -168,14 +178,12 @@ int new_file_name(const struct new_file *file, char ret[NEW_FILE_NAME_MAX])
 	return length < NEW_FILE_NAME_MAX ? 0 : -ENAMETOOLONG;
 }
 
-static int name_give(struct new_file *file)
+/* A nameless file gets its temporary name. */
+static int temporary_give(struct new_file *file)
 {
-	int r;
-
-	if (!file->temporary && !file->overwrite)
-		return directory_link_fd(file->fd, file->target);
 	for (unsigned i = 0; !file->temporary; i++) {
-		r = temporary_name(file);
+		int r = temporary_name(file);
+
 		if (r)
 			return r;
 		r = directory_link_fd(file->fd, file->temporary);
@@ -186,7 +194,18 @@ static int name_give(struct new_file *file)
 				return r;
 		}
 	}
-	r = directory_rename(file->temporary, file->target, file->overwrite);
+	return 0;
+}
+
+static int name_give(struct new_file *file)
+{
+	int r;
+
+	if (!file->temporary && !file->overwrite)
+		return directory_link_fd(file->fd, file->target);
+	r = temporary_give(file);
+	if (r == 0)
+		r = directory_rename(file->temporary, file->target, file->overwrite);
 	if (r)
 		return r;
 	free(file->temporary);
@@ -194,21 +213,44 @@ static int name_give(struct new_file *file)
 	return 0;
 }
 
-int new_file_commit(struct new_file *file, struct err *err)
+static int content_sync(const struct new_file *file, struct err *err)
 {
-	int r;
-
 	if (fsync(file->fd) < 0)
 		return err_set(err, -errno, "%s: writing it to disk failed: %s", file->path, strerror(errno));
+	return 0;
+}
+
+static int names_sync(const struct new_file *file, struct err *err)
+{
+	int r = directory_sync(file->folder);
+
+	return r ? err_set(err, r, "%s: syncing its folder failed: %s", file->path, strerror(-r)) : 0;
+}
+
+int new_file_place(struct new_file *file, struct err *err)
+{
+	int r = content_sync(file, err);
+
+	if (r)
+		return r;
+	r = temporary_give(file);
+	if (r)
+		return err_set(err, r, "%s: no file can be made beside it: %s", file->path, strerror(-r));
+	return names_sync(file, err);
+}
+
+int new_file_commit(struct new_file *file, struct err *err)
+{
+	int r = content_sync(file, err);
+
+	if (r)
+		return r;
 	r = name_give(file);
 	if (r == -EEXIST)
 		return err_set(err, r, "%s: the file exists already and is not overwritten", file->path);
 	if (r)
 		return err_set(err, r, "%s: cannot be created: %s", file->path, strerror(-r));
-	r = directory_sync(file->folder);
-	if (r)
-		return err_set(err, r, "%s: syncing its folder failed: %s", file->path, strerror(-r));
-	return 0;
+	return names_sync(file, err);
 }
 
 void new_file_done(struct new_file *file)

@@ -26,6 +26,12 @@ struct new_file {
  */
 int new_file_open(const char *path, bool overwrite, struct new_file *ret, struct err *err);
 
+/* Begins a file that will lie in the folder of `path`, which exists and is the caller's own business. -errno. */
+int new_file_open_beside(const char *path, struct new_file *ret, struct err *err);
+
+/* Syncs what was written and gives it the temporary name, durably; file->temporary says which. -errno. */
+int new_file_place(struct new_file *file, struct err *err);
+
 /*
  * Lets go of the file that is to be replaced, for who must open it meanwhile, and takes hold of it again.
  * VHD_E_IN_USE; -errno.

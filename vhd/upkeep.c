@@ -2,6 +2,9 @@
 #include "vhd/upkeep.h"
 
 #include <errno.h>
+#include <string.h>
+
+#include "vhd/queue.h"
 
 int upkeep_begin(struct image *image, struct err *err)
 {
@@ -28,4 +31,89 @@ void upkeep_end(struct image *image)
 	pthread_mutex_lock(&image->lock);
 	image->upkeep = false;
 	pthread_mutex_unlock(&image->lock);
+}
+
+struct rest {
+	struct image *image;
+	struct writer *writer;
+};
+
+/* Worker thread: nobody writes to the layer any more. */
+static int bring_to_rest(void *arg)
+{
+	struct rest *rest = arg;
+	struct image *image = rest->image;
+	int rc = writer_settle(image, rest->writer);
+
+	if (rc)
+		return rc;
+	pthread_mutex_lock(&image->lock);
+	writer_unlink(image, rest->writer);
+	pthread_mutex_unlock(&image->lock);
+	return 0;
+}
+
+int upkeep_rest(struct image *image, struct writer *writer)
+{
+	struct rest rest = {image, writer};
+	struct store *store = writer->layer->layer->store;
+	struct part *waiters;
+	int rc;
+
+	/* Who waits for a slot here began before the stack changed, and looks anew. */
+	pthread_mutex_lock(&image->lock);
+	waiters = writer->slot_waiters;
+	writer->slot_waiters = NULL;
+	writer->slot_waiters_tail = &writer->slot_waiters;
+	parts_post(waiters, 0);
+	pthread_mutex_unlock(&image->lock);
+
+	rc = worker_flush(image);
+	if (rc == 0)
+		rc = worker_call(image, bring_to_rest, &rest);
+	if (rc)
+		return rc;
+	writer_free(writer);
+	store->ops->lower(store);
+	return 0;
+}
+
+struct first {
+	struct image *image;
+	struct writer *writer;
+	struct err *err;
+};
+
+static int settle_first(void *arg)
+{
+	struct first *first = arg;
+
+	return writer_settle_first(first->image, first->writer, first->err);
+}
+
+int upkeep_raise(struct image *image, struct image_layer *l, struct err *err)
+{
+	struct store *store, *reader = l->layer->store;
+	struct writer *w;
+	int rc = reader->ops->raise(reader, l->layer->path, &store, err);
+
+	if (rc)
+		return rc;
+	rc = image_layer_reopen_take(image, l, store);
+	if (rc)
+		return err_set(err, rc, "%s: it cannot be opened for writing: %s", l->layer->path, strerror(-rc));
+	rc = writer_new(l, &w, err);
+	if (rc == 0) {
+		rc = worker_call(image, settle_first, &(struct first){image, w, err});
+		if (rc)
+			writer_free(w);
+	}
+	if (rc) {
+		store->ops->lower(store);
+		return rc;
+	}
+	pthread_mutex_lock(&image->lock);
+	writer_link(image, w);
+	pthread_mutex_unlock(&image->lock);
+	return 0;
 }

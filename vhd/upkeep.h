@@ -17,4 +17,16 @@ struct vhd {
 int upkeep_begin(struct image *image, struct err *err);
 void upkeep_end(struct image *image);
 
+/*
+ * A layer that is open for reading can be written to: its file opened anew, under the writer's lock. VHD_E_IN_USE: others
+ * have it open; -errno.
+ */
+int upkeep_raise(struct image *image, struct image_layer *layer, struct err *err);
+
+/*
+ * Nobody writes to the writer's layer any more: what was written is made durable, its file brought to rest, its lock
+ * lowered. Frees the writer. -errno: then it is still there, and the image broken.
+ */
+int upkeep_rest(struct image *image, struct writer *writer);
+
 #endif

@@ -41,21 +41,27 @@ static int load_batmap(struct writer *w, struct err *err)
 	          : 0;
 }
 
-/* Before those of the layers below it. Under the lock. */
-static void writer_link(struct image *image, struct writer *w)
+static unsigned depth_of(const struct stack *stack, const struct image_layer *l)
+{
+	for (unsigned i = 0; i < stack->count; i++)
+		if (stack->layer[i] == l)
+			return i + 1;
+	return 0; /* a new leaf, which is above all */
+}
+
+void writer_link(struct image *image, struct writer *w)
 {
 	const struct stack *stack = image_stack(image);
 	struct writer **at = &image->writers;
-	unsigned i = 0;
 
-	for (; i < stack->count && stack->layer[i] != w->layer; i++)
-		if (*at && (*at)->layer == stack->layer[i])
-			at = &(*at)->next;
+	while (*at && depth_of(stack, (*at)->layer) < depth_of(stack, w->layer))
+		at = &(*at)->next;
 	w->next = *at;
 	*at = w;
+	w->layer->writer = w;
 }
 
-int writer_open(struct image *image, struct image_layer *l, struct err *err)
+int writer_new(struct image_layer *l, struct writer **ret, struct err *err)
 {
 	struct writer *w = calloc(1, sizeof(*w));
 	int rc = w ? 0 : -ENOMEM;
@@ -80,10 +86,7 @@ int writer_open(struct image *image, struct image_layer *l, struct err *err)
 		writer_free(w);
 		return rc;
 	}
-	pthread_mutex_lock(&image->lock);
-	l->writer = w;
-	writer_link(image, w);
-	pthread_mutex_unlock(&image->lock);
+	*ret = w;
 	return 0;
 }
 
