@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What ties a new differencing disk to its parent. Two locators, in UTF-16LE without mark or NUL, each with a space of
- * whole sectors given in bytes: W2ru, the path from the child's folder with backslashes, and W2ku, the absolute path
- * with the slashes of this system (no drive letter could be right). The header's name is the last component alone.
+ * What ties a new differencing disk to its parent: the locators of linkage.h, each with a space of whole sectors given
+ * in bytes.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -15,7 +14,7 @@
 #include "vhd/chain.h"
 #include "vhd/create.h"
 #include "vhd/folders.h"
-#include "vhd/locator.h"
+#include "vhd/linkage.h"
 #include "vhd/parent-search.h"
 
 struct parent {
@@ -116,57 +115,31 @@ static int target_check(const struct new_file *file, const struct parent *parent
 	return 0;
 }
 
-static int locator_add(struct image_plan *plan, unsigned slot, const char code[4], const char *text, struct err *err)
-{
-	struct locator *locator = &plan->header.locators[slot];
-	size_t length;
-	int r;
-
-	r = utf16_encode(text, false, &plan->locator_data[slot], &length, err);
-	if (r)
-		return r;
-	memcpy(locator->code, code, 4);
-	locator->length = (uint32_t)length;
-	locator->space = (uint32_t)round_up(length, VHD_SECTOR);
-	locator->offset = plan->end;
-	plan->end += locator->space;
-	return 0;
-}
-
-static int header_name_set(struct image_plan *plan, const char *name, struct err *err)
-{
-	uint8_t *text;
-	size_t length;
-	int r;
-
-	r = utf16_encode(name, true, &text, &length, err);
-	if (r)
-		return r;
-	if (length > sizeof(plan->header.raw.parent_name))
-		length = sizeof(plan->header.raw.parent_name);
-	memcpy(plan->header.raw.parent_name, text, length);
-	free(text);
-	return 0;
-}
-
 int image_plan_link(struct image_plan *plan, const char *target, const char *parent, const uint8_t uuid[16],
                     uint32_t time_stamp, struct err *err)
 {
-	char *relative;
-	int r;
+	struct header *header = &plan->header;
+	struct linkage linkage;
+	int r = linkage_make(target, parent, false, &linkage, err);
 
-	r = locator_relative(target, parent, &relative, err);
 	if (r)
 		return r;
-	r = locator_add(plan, 0, "W2ru", relative, err);
-	free(relative);
-	if (r == 0)
-		r = locator_add(plan, 1, "W2ku", parent, err);
-	if (r == 0)
-		r = header_name_set(plan, strrchr(parent, '/') + 1, err);
-	memcpy(plan->header.parent_uuid, uuid, sizeof(plan->header.parent_uuid));
-	plan->header.parent_time_stamp = time_stamp;
-	return r;
+	for (unsigned i = 0; i < linkage.count; i++) {
+		struct locator *locator = &header->locators[i];
+
+		memcpy(locator->code, linkage.locators[i].code, 4);
+		locator->length = linkage.locators[i].length;
+		locator->space = (uint32_t)round_up(locator->length, VHD_SECTOR);
+		locator->offset = plan->end;
+		plan->end += locator->space;
+		plan->locator_data[i] = linkage.locators[i].data;
+		linkage.locators[i].data = NULL;
+	}
+	memcpy(header->raw.parent_name, linkage.name, sizeof(linkage.name));
+	linkage_done(&linkage);
+	memcpy(header->parent_uuid, uuid, sizeof(header->parent_uuid));
+	header->parent_time_stamp = time_stamp;
+	return 0;
 }
 
 /* Such a child is right, but opens only for who allows it: better known now than then. */

@@ -23,6 +23,9 @@ enum store_barrier {
 	STORE_BARRIER_METADATA, /* bits and entries: a FLUSH is done after this one */
 	STORE_BARRIER_FOOTER,   /* the footer at the end, before the file is cut there */
 	STORE_BARRIER_CLOSE,    /* the cut, before close returns */
+	STORE_BARRIER_UNSEAL,   /* no footer at the end any more, before its copy at 0 changes */
+	STORE_BARRIER_HEADER,   /* another header with all that it names, before the copy at 0 names it */
+	STORE_BARRIER_SWITCH,   /* the copy at 0, before what it named until then is overwritten or cut off */
 };
 
 struct store_ops {
