@@ -359,8 +359,8 @@ void layer_free(struct layer *layer)
 		return;
 	store_close(layer->store);
 	for (unsigned i = 0; i < layer->former_count; i++)
-		free(layer->former_paths[i]);
-	free(layer->former_paths);
+		free(layer->former[i]);
+	free(layer->former);
 	free(layer->path);
 	free(layer->bat);
 	free(layer->parent_name);
@@ -368,17 +368,17 @@ void layer_free(struct layer *layer)
 	free(layer);
 }
 
-int layer_rename_take(struct layer *layer, char *path)
+int layer_string_replace_take(struct layer *layer, char **place, char *string)
 {
-	char **former = reallocarray(layer->former_paths, layer->former_count + 1, sizeof(*former));
+	char **former = reallocarray(layer->former, layer->former_count + 1, sizeof(*former));
 
 	if (!former) {
-		free(path);
+		free(string);
 		return -ENOMEM;
 	}
-	former[layer->former_count++] = layer->path;
-	layer->former_paths = former;
-	layer->path = path;
+	former[layer->former_count++] = *place;
+	layer->former = former;
+	*place = string;
 	return 0;
 }
 

@@ -27,7 +27,7 @@ struct byte_range {
 struct layer {
 	struct store *store; /* owned */
 	char *path;          /* owned; absolute */
-	char **former_paths; /* owned, with what they name: vhd_layer_info has given them out */
+	char **former; /* owned, with what they name: strings that were replaced, but somebody may have in hands */
 	unsigned former_count;
 	bool raw;            /* a raw parent: only store, path and size hold */
 	uint64_t size;       /* of the virtual disk, bytes */
@@ -81,8 +81,8 @@ int layer_open_raw_take(struct store *store, const char *path, struct layer **re
 /* NULL-safe. Closes the store. */
 void layer_free(struct layer *layer);
 
-/* Takes `path` over. -ENOMEM: then the layer keeps its name. */
-int layer_rename_take(struct layer *layer, char *path);
+/* Puts `string`, which it takes over, in the place of one of the layer's. -ENOMEM: then that stays. */
+int layer_string_replace_take(struct layer *layer, char **place, char *string);
 
 void layer_info(const struct layer *layer, struct vhd_info *ret);
 

@@ -304,7 +304,7 @@ int vhd_switch_child(struct vhd *vhd, struct vhd_child *child, struct err *err)
 	pthread_mutex_lock(&image->lock);
 	writer_link(image, child->writer);
 	image_publish_stack(image, child->stack);
-	(void)layer_rename_take(old->layer->layer, child->frozen); /* without memory sentences name the old name */
+	(void)layer_string_replace_take(old->layer->layer, &old->layer->layer->path, child->frozen); /* without memory sentences name the old name */
 	pthread_mutex_unlock(&image->lock);
 	child->stack = NULL;
 	child->writer = NULL;

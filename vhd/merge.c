@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Merging layers into one below them. Two ways:
+ *
+ * Copying, for layers that do not change: those that are not the leaf, and the leaf when nobody uses the disk. The
+ * merged layers stay whole and in force until the layer below holds all that they do, durably. Killed before, the same
+ * is done again.
+ *
+ * Draining (merge-leaf.c), for a leaf in use. Killed, what is left of the leaf stands on what has moved down.
+ */
+#include "vhd/merge.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "vhd/job.h"
+
+static const char *path_of(const struct merge *m, unsigned layer)
+{
+	return m->stack->layer[layer]->layer->path;
+}
+
+static bool same_folder(const char *a, const char *b)
+{
+	const char *x = strrchr(a, '/'), *y = strrchr(b, '/');
+
+	return x && y && x - a == y - b && !memcmp(a, b, (size_t)(x - a));
+}
+
+/* Whether the target may have the name of the leaf. */
+static int check_rename(const struct merge *m)
+{
+	if (m->options->layer != 0)
+		return err_set(m->err, -EINVAL, "%s: only the leaf's name can go to what it is merged into", path_of(m, m->first));
+	if (m->target->layer->raw)
+		return err_set(m->err, -EINVAL, "%s: a raw disk, which cannot get the name of a VHD", path_of(m, m->into));
+	if (!same_folder(path_of(m, m->first), path_of(m, m->into)))
+		return err_set(m->err, -EXDEV, "%s: it lies in another folder than %s, so that it cannot get its name; close the "
+		               "disk and merge it without renaming", path_of(m, m->into), path_of(m, m->first));
+	return 0;
+}
+
+static int check(struct merge *m)
+{
+	const struct vhd_merge_options *o = m->options;
+	const struct stack *stack = m->stack;
+
+	if (stack->count < 2)
+		return err_set(m->err, -EINVAL, "%s: a %s disk has no parent to be merged into", path_of(m, 0),
+		               vhd_type_name(stack->layer[0]->layer->footer.type));
+	m->first = o->layer;
+	m->into = o->into ? o->into : o->layer + 1;
+	if (m->first >= m->into || m->into >= stack->count)
+		return err_set(m->err, -EINVAL, "%s: of its %u layers, layer %u cannot be merged into layer %u", path_of(m, 0),
+		               stack->count, m->first, m->into);
+	m->target = stack->layer[m->into];
+	if (atomic_load(&m->target->size) != atomic_load(&stack->layer[m->first]->size))
+		return err_set(m->err, -EINVAL, "%s: a disk of %" PRIu64 " bytes, and %s one of %" PRIu64 ": give the first the "
+		               "size of the second before merging (vhd resize)", path_of(m, m->into),
+		               (uint64_t)atomic_load(&m->target->size), path_of(m, m->first),
+		               (uint64_t)atomic_load(&stack->layer[m->first]->size));
+	return o->rename ? check_rename(m) : 0;
+}
+
+/* All that was merged before is known by the Unique Id (merge-end.c): then only the end is left to do. */
+static bool is_merged(const struct merge *m)
+{
+	const struct layer *top = m->stack->layer[m->first]->layer, *target = m->target->layer;
+
+	return !target->raw && !memcmp(top->footer.uuid, target->footer.uuid, sizeof(top->footer.uuid));
+}
+
+static uint64_t merged_bytes(const struct merge *m)
+{
+	uint64_t bytes = 0;
+
+	for (unsigned i = m->first; i < m->into; i++) {
+		const struct layer *layer = m->stack->layer[i]->layer;
+		const struct writer *w = m->stack->layer[i]->writer;
+
+		bytes += (uint64_t)(w ? w->allocated : layer->allocated) * layer->block_size;
+	}
+	return bytes;
+}
+
+static int copy_all(struct merge *m)
+{
+	uint64_t size = atomic_load(&m->target->size);
+	int rc = copier_copy(m->copier, m->stack, m->first, m->into, 0, size, m->err);
+
+	return rc ? rc : copier_wait(m->copier, m->err);
+}
+
+static int flush(struct merge *m)
+{
+	int rc = worker_flush(m->image);
+
+	return rc ? err_set(m->err, rc, "%s: making it durable failed: %s", m->target->layer->path, strerror(-rc)) : 0;
+}
+
+/* The target's file comes to rest; where it is the leaf now, it is opened again for what is written next. */
+static int rest(struct merge *m, bool leaf)
+{
+	int rc = upkeep_rest(m->image, m->target->writer);
+
+	if (rc)
+		return err_set(m->err, rc, "%s: writing to it failed: %s", m->target->layer->path, strerror(-rc));
+	return leaf ? upkeep_raise(m->image, m->target, m->err) : 0;
+}
+
+/* The leaf that was merged by copying is written to no more. */
+static int rest_old_leaf(struct merge *m, struct image_layer *leaf)
+{
+	int rc = leaf->writer ? upkeep_rest(m->image, leaf->writer) : 0;
+
+	return rc ? err_set(m->err, rc, "%s: writing to it failed: %s", leaf->layer->path, strerror(-rc)) : 0;
+}
+
+/* From when the target holds everything, durably. */
+static int end(struct merge *m, bool leaf_in_use)
+{
+	struct image_layer **gone;
+	int rc = is_merged(m) ? 0 : merge_take_identity(m);
+
+	if (rc == 0)
+		rc = merge_leave(m, &gone);
+	if (rc)
+		return rc;
+	if (m->first == 0)
+		rc = rest_old_leaf(m, gone[0]);
+	if (rc == 0 && !leaf_in_use)
+		rc = rest(m, m->first == 0);
+	if (rc == 0 && m->first > 0)
+		rc = merge_tie_upper(m);
+	if (rc == 0)
+		rc = merge_change_names(m, gone);
+	merge_retire(m, gone);
+	return rc;
+}
+
+static int merge_range(struct merge *m, bool leaf_in_use)
+{
+	int rc = upkeep_raise(m->image, m->target, m->err);
+
+	if (rc)
+		return rc;
+	job_total(m->options->job, merged_bytes(m));
+	/* Draining counts by itself: a job that pauses must not do so while a block is claimed. */
+	rc = copier_new(m->image, m->target, leaf_in_use ? NULL : m->options->job, &m->copier, m->err);
+	if (rc == 0 && leaf_in_use)
+		rc = merge_drain_leaf(m);
+	else if (rc == 0 && !is_merged(m))
+		rc = copy_all(m);
+	if (m->copier) {
+		uint64_t read, written;
+
+		copier_count(m->copier, &read, &written);
+		m->result.merged_bytes += read;
+		m->result.written_bytes += written;
+		copier_free(m->copier);
+		m->copier = NULL;
+	}
+	if (rc == 0)
+		rc = flush(m);
+	if (rc == 0)
+		return end(m, leaf_in_use);
+	if (m->target->writer)
+		(void)upkeep_rest(m->image, m->target->writer);
+	return rc;
+}
+
+static bool is_in_use(struct image *image)
+{
+	bool used;
+
+	pthread_mutex_lock(&image->lock);
+	used = image->queues || image->maps > 0;
+	pthread_mutex_unlock(&image->lock);
+	return used;
+}
+
+static int merge(struct merge *m)
+{
+	const struct vhd_merge_options *o = m->options;
+	bool leaf_in_use = o->layer == 0 && is_in_use(m->image);
+	struct vhd_merge_options below;
+	int rc = check(m);
+
+	/* What lies between the leaf and the target is merged by copying first. */
+	if (rc == 0 && leaf_in_use && m->into > 1) {
+		below = *o;
+		below.rename = false;
+		m->options = &below;
+		m->first = 1;
+		rc = merge_range(m, false);
+		m->options = o;
+		m->first = 0;
+		m->into = 1;
+	}
+	return rc ? rc : merge_range(m, leaf_in_use);
+}
+
+int vhd_merge(struct vhd *vhd, const struct vhd_merge_options *options, struct vhd_merge_result *ret, struct err *err)
+{
+	static const struct vhd_merge_options defaults;
+	struct merge m = {.image = vhd->image, .options = options ? options : &defaults, .err = err};
+	int rc = upkeep_begin(m.image, err);
+
+	if (rc)
+		return rc;
+	m.stack = image_stack(m.image);
+	rc = merge(&m);
+	upkeep_end(m.image);
+	if (ret)
+		*ret = m.result;
+	return rc;
+}

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VHD_MERGE_H
+#define VHD_MERGE_H
+
+/* Between merge.c, merge-end.c and merge-leaf.c. */
+
+#include "vhd/merge-copy.h"
+#include "vhd/upkeep.h"
+
+struct merge {
+	struct image *image;
+	const struct vhd_merge_options *options;
+	struct stack *stack;        /* the present one */
+	unsigned first, into;       /* layers first to into - 1 go into layer `into` */
+	struct image_layer *target; /* that one */
+	struct copier *copier;
+	struct vhd_merge_result result;
+	struct err *err;
+};
+
+/* --- merge-end.c: each step of it leaves a chain that opens, and may be done again --- */
+
+/* The target takes the Unique Id of the top layer merged. All that the layers held is durable in it. */
+int merge_take_identity(struct merge *merge);
+
+/*
+ * The disk goes on without the merged layers; merge->stack is then the new one, with the target at merge->first. *ret_gone:
+ * the layers that left, merge->into - merge->first of them, to be freed with free() after merge_retire.
+ */
+int merge_leave(struct merge *merge, struct image_layer ***ret_gone);
+
+/* The layer above the merged ones is tied to the target. After merge_leave. */
+int merge_tie_upper(struct merge *merge);
+
+/* The files of `gone` go, or the first of them is replaced by the target. */
+int merge_change_names(struct merge *merge, struct image_layer *const *gone);
+
+void merge_retire(struct merge *merge, struct image_layer **gone);
+
+/* Publishes the stack, gives it its memory of parents, and waits until nobody uses another one. */
+int merge_publish_take(struct merge *merge, struct stack *stack, bool parents_change);
+
+/* --- merge-leaf.c --- */
+
+/* The leaf, which is in use, moves down into layer 1, block by block; at the end it holds nothing. */
+int merge_drain_leaf(struct merge *merge);
+
+#endif
