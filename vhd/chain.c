@@ -188,11 +188,20 @@ static void time_stamp_check(const struct walk *walk, const struct layer *child,
 	              "since this differencing disk was made; if its content changed, this disk is wrong", parent->path);
 }
 
+/* The parent carries the Unique Id of the child itself: it holds the child's content. */
+static bool is_merged_into(const struct layer *child, const struct layer *parent)
+{
+	return !memcmp(child->footer.uuid, parent->footer.uuid, 16) && memcmp(child->header.parent_uuid, child->footer.uuid, 16);
+}
+
 static int uuid_check(const struct layer *child, const struct layer *parent, struct err *err)
 {
 	char wanted[37], found[37];
 
 	if (!memcmp(child->header.parent_uuid, parent->footer.uuid, 16))
+		return 0;
+	/* At the end of a merge the parent takes the child's identity; what stands on the child is then given new locators. */
+	if (is_merged_into(child, parent))
 		return 0;
 	vhd_uuid_text(child->header.parent_uuid, wanted);
 	vhd_uuid_text(parent->footer.uuid, found);
@@ -222,7 +231,12 @@ static int parent_try(struct walk *walk, const char *path, bool raw, struct err 
 		free(real);
 		return r;
 	}
-	if (!raw) {
+	if (!raw && is_merged_into(child, parent)) {
+		struct defect_scope scope = child_scope(walk);
+
+		defect_report(&scope, VHD_WARNING, "parent-merged", VHD_E_CORRUPT, child->header_offset + 0x28,
+		              "it has been merged into its parent %s, but the merge did not end: run `vhd merge` on it again", real);
+	} else if (!raw) {
 		time_stamp_check(walk, child, parent);
 	} else if (!uuid_is_null(child->header.parent_uuid)) {
 		struct defect_scope scope = child_scope(walk);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * What ties a new differencing disk to its parent: the locators of linkage.h, each with a space of whole sectors given
- * in bytes.
+ * in bytes, and large enough for most paths that it may get later.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -130,6 +130,8 @@ int image_plan_link(struct image_plan *plan, const char *target, const char *par
 		memcpy(locator->code, linkage.locators[i].code, 4);
 		locator->length = linkage.locators[i].length;
 		locator->space = (uint32_t)round_up(locator->length, VHD_SECTOR);
+		if (locator->space < LINKAGE_SPACE)
+			locator->space = LINKAGE_SPACE;
 		locator->offset = plan->end;
 		plan->end += locator->space;
 		plan->locator_data[i] = linkage.locators[i].data;

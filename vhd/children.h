@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VHD_CHILDREN_H
+#define VHD_CHILDREN_H
+
+/*
+ * Who stands on an image. Nothing in an image says so, so its folder is looked through: a differencing disk elsewhere is
+ * not found.
+ */
+
+#include "vhd/layer.h"
+
+struct children {
+	unsigned count;
+	char **paths; /* owned; in the order of the folder */
+};
+
+/*
+ * Finds the differencing disks in the folder of `path` that stand on the image `layer` (open): those whose header names
+ * its Unique Id. That alone counts, and not where their locators lead: a child whose locators are out of date is found
+ * by its parent's name all the same, and a copy of the image is one that the child may be opened with. For a raw disk
+ * (`layer` is raw, and has no Unique Id) the locators and the name decide: one of them leads to this very file.
+ *
+ * Reads footer and header of each regular file, and takes no locks. What cannot be read, or is no differencing disk,
+ * stands on nothing. The image itself, under any of its names, is not its child. 0 or -errno: the folder cannot be read.
+ */
+int children_find(const struct layer *layer, const char *path, struct children *ret, struct err *err);
+void children_done(struct children *children);
+
+#endif
