@@ -51,13 +51,17 @@ static int image_blk_map(struct blk *blk, uint64_t offset, uint64_t length, stru
 	struct image *image = (struct image *)blk;
 	uint64_t end;
 	unsigned n = 0;
+	bool closed;
 
 	if (length == 0 || max == 0 || !range_inside(offset, length, atomic_load(&image->size)))
 		return err_set(err, -EINVAL, "a map beyond the end of the disk was asked for");
 	end = offset + length;
 	pthread_mutex_lock(&image->lock);
-	image->maps++; /* holds the epoch, and with it every slot that is looked up below */
+	closed = image_is_closed_to_caller(image);
+	image->maps += !closed; /* holds the epoch, and with it every slot that is looked up below */
 	pthread_mutex_unlock(&image->lock);
+	if (closed)
+		return err_set(err, -EBUSY, "the disk is being merged or shrunk, and cannot be used meanwhile");
 	while (offset < end) {
 		struct map_extent e;
 		struct blk_extent x;

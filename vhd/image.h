@@ -191,10 +191,18 @@ struct image {
 	struct worker_call *calls;
 
 	bool upkeep; /* one call at a time (vhd.h, "Upkeep") */
+	bool exclusive; /* only upkeep_thread may make queues and maps */
+	pthread_t upkeep_thread;
 
 	/* The worker thread's own: */
 	struct ring *worker_ring;
 };
+
+/* Whether the calling thread may make queues and maps. Under the lock. */
+static inline bool image_is_closed_to_caller(const struct image *image)
+{
+	return image->exclusive && !pthread_equal(image->upkeep_thread, pthread_self());
+}
 
 #define BAT_PAGE 4096u
 #define BAT_PAGE_ENTRIES (BAT_PAGE / 4)

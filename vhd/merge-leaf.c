@@ -103,7 +103,9 @@ int merge_drain_leaf(struct merge *m)
 			rc = move_down(m, leaf, block);
 	if (rc == 0)
 		return 0;
-	/* New blocks go to the leaf again. */
-	end = merge_publish_take(m, stack_like(m->stack, false), false);
+	/* New blocks go to the leaf again; what parents hold may be remembered once no write to them is on its way. */
+	end = merge_publish_take(m, stack_like(m->stack, false), true);
+	if (end == 0)
+		end = merge_publish_take(m, stack_like(m->stack, false), false);
 	return end && rc == -ECANCELED ? end : rc;
 }

@@ -172,23 +172,15 @@ static int merge_range(struct merge *m, bool leaf_in_use)
 	return rc;
 }
 
-static bool is_in_use(struct image *image)
-{
-	bool used;
-
-	pthread_mutex_lock(&image->lock);
-	used = image->queues || image->maps > 0;
-	pthread_mutex_unlock(&image->lock);
-	return used;
-}
-
 static int merge(struct merge *m)
 {
 	const struct vhd_merge_options *o = m->options;
-	bool leaf_in_use = o->layer == 0 && is_in_use(m->image);
+	bool leaf_in_use = o->layer == 0 && !o->idle;
 	struct vhd_merge_options below;
 	int rc = check(m);
 
+	if (rc == 0 && o->idle)
+		rc = upkeep_exclude_users(m->image, m->err);
 	/* What lies between the leaf and the target is merged by copying first. */
 	if (rc == 0 && leaf_in_use && m->into > 1) {
 		below = *o;

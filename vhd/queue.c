@@ -517,9 +517,12 @@ int image_queue_new(struct blk *blk, struct ring *ring, struct blk_queue **ret, 
 	}
 	pthread_mutex_lock(&image->lock);
 	atomic_init(&q->generation, atomic_load(&image->generation));
+	if (image_is_closed_to_caller(image))
+		rc = err_set(err, -EBUSY, "%s: the disk is being merged or shrunk, and cannot be used meanwhile",
+		             image_leaf(image)->path);
 	for (unsigned i = 0; rc >= 0 && i < image_stack(image)->count; i++)
 		rc = queue_slot(q, atomic_load(&image_stack(image)->layer[i]->file));
-	if (rc < 0)
+	if (rc < 0 && rc != -EBUSY)
 		err_set(err, rc, "the I/O ring cannot take the chain's %u files: %s", image_stack(image)->count, strerror(-rc));
 	q->next = image->queues;
 	image->queues = q;

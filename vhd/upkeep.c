@@ -30,7 +30,23 @@ void upkeep_end(struct image *image)
 {
 	pthread_mutex_lock(&image->lock);
 	image->upkeep = false;
+	image->exclusive = false;
 	pthread_mutex_unlock(&image->lock);
+}
+
+int upkeep_exclude_users(struct image *image, struct err *err)
+{
+	int rc = 0;
+
+	pthread_mutex_lock(&image->lock);
+	if (image->queues || image->maps > 0) {
+		rc = err_set(err, -EBUSY, "%s: the disk is in use", image_leaf(image)->path);
+	} else {
+		image->exclusive = true;
+		image->upkeep_thread = pthread_self();
+	}
+	pthread_mutex_unlock(&image->lock);
+	return rc;
 }
 
 struct rest {

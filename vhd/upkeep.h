@@ -17,6 +17,9 @@ struct vhd {
 int upkeep_begin(struct image *image, struct err *err);
 void upkeep_end(struct image *image);
 
+/* Until upkeep_end no other thread can make queues or maps of the disk. -EBUSY: there are some. */
+int upkeep_exclude_users(struct image *image, struct err *err);
+
 /*
  * A layer that is open for reading can be written to: its file opened anew, under the writer's lock. VHD_E_IN_USE: others
  * have it open; -errno.

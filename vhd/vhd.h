@@ -215,6 +215,11 @@ struct vhd_merge_options {
 	bool force;           /* though other disks stand on the layers that change */
 	bool keep;            /* leave the files of the merged layers where they are */
 	bool rename;          /* layer 0: what it was merged into takes its name, at the end */
+	/*
+	 * Nobody uses the disk until the call returns: queues cannot be made meanwhile, and there are none, else -EBUSY. Then
+	 * the leaf too is copied and stays whole until the end, and what it had changed can be recorded.
+	 */
+	bool idle;
 	bool no_checkpoint;   /* keep no record of what the merged layers had changed (vhd_changed) */
 	struct vhd_job *job;  /* may be NULL */
 	void (*warn)(void *user, const char *sentence);
