@@ -193,6 +193,7 @@ struct image {
 	bool upkeep; /* one call at a time (vhd.h, "Upkeep") */
 	bool exclusive; /* only upkeep_thread may make queues and maps */
 	pthread_t upkeep_thread;
+	uint64_t switch_ns; /* how long the last switch to a child held the lock; for benchmarks */
 
 	/* The worker thread's own: */
 	struct ring *worker_ring;

@@ -295,6 +295,7 @@ int vhd_switch_child(struct vhd *vhd, struct vhd_child *child, struct err *err)
 	struct image *image = vhd->image;
 	struct writer *old = image_stack(image)->layer[0]->writer;
 	const char *path = child->file.path;
+	struct timespec from, to;
 	int rc = names_change(child, err);
 
 	if (rc) {
@@ -302,9 +303,12 @@ int vhd_switch_child(struct vhd *vhd, struct vhd_child *child, struct err *err)
 		return rc;
 	}
 	pthread_mutex_lock(&image->lock);
+	clock_gettime(CLOCK_MONOTONIC, &from);
 	writer_link(image, child->writer);
 	image_publish_stack(image, child->stack);
 	(void)layer_string_replace_take(old->layer->layer, &old->layer->layer->path, child->frozen); /* without memory sentences name the old name */
+	clock_gettime(CLOCK_MONOTONIC, &to);
+	image->switch_ns = (uint64_t)((to.tv_sec - from.tv_sec) * 1000000000 + to.tv_nsec - from.tv_nsec);
 	pthread_mutex_unlock(&image->lock);
 	child->stack = NULL;
 	child->writer = NULL;
