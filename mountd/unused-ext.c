@@ -277,6 +277,9 @@ static int scan(struct ext_scan *s, struct err *err)
 	    super->s_clusters_per_group / 8 > s->lib->blocksize || s->cluster_blocks == 0 ||
 	    (uint64_t)super->s_clusters_per_group * s->cluster_blocks != super->s_blocks_per_group)
 		return err_set(err, -EUCLEAN, "its superblock is damaged (size of groups): " FSCK);
+	/* Else all groups would be taken for their neighbours by one block, which the counts do not show. */
+	if (super->s_first_data_block != (s->lib->blocksize == 1024 && s->cluster_blocks == 1))
+		return err_set(err, -EUCLEAN, "its superblock is damaged (first block): " FSCK);
 	s->used = malloc(s->lib->blocksize);
 	if (!s->used)
 		return err_set(err, -ENOMEM, "out of memory");

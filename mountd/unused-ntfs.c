@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 
-/* Free clusters of NTFS. The only file that knows libntfs-3g. */
+/*
+ * Free clusters of NTFS: those that $Bitmap says are free, if it agrees with the runs of all files in the $MFT; NTFS keeps
+ * neither a checksum nor a count of it. The only file that knows libntfs-3g.
+ */
 
 #include <errno.h>
 #include <string.h>
@@ -31,11 +34,14 @@ int unused_ntfs(const struct volume *volume, struct unused_list *ret, struct err
 #include <ntfs-3g/layout.h>
 #include <ntfs-3g/logfile.h>
 #include <ntfs-3g/logging.h>
+#include <ntfs-3g/mft.h>
 #include <ntfs-3g/runlist.h>
 #include <ntfs-3g/volume.h>
 
 #define CHKDSK "let Windows check it (chkdsk /f) and shut down fully (shutdown /s /t 0)"
 #define BITMAP_STEP (64u << 10) /* bytes */
+#define MFT_STEP (256u << 10)   /* bytes */
+#define BOOT_BYTES 8192u
 #define VSS_HEADER 0x1e00u      /* bytes; where volume shadow copies are announced */
 
 struct device {
@@ -276,45 +282,6 @@ static int read_bits(ntfs_volume *vol, u64 first, u64 count, uint8_t *bits, stru
 	return 0;
 }
 
-/* That clusters which are certainly in use are so in $Bitmap. */
-static int check_used(ntfs_volume *vol, s64 first, s64 count, const char *what, struct err *err)
-{
-	uint8_t bits[4096];
-	int e = 0;
-
-	if (first < 0 || count < 0 || first > vol->nr_clusters || count > vol->nr_clusters - first)
-		return damaged(err, "a system file reaches beyond its end");
-	while (count && !e) {
-		s64 base = first & ~(s64)7;
-		s64 step = base + (s64)sizeof(bits) * 8 - first;
-
-		if (step > count)
-			step = count;
-		e = read_bits(vol, (u64)base, (u64)(first + step - base), bits, err);
-		for (s64 i = first - base; i < first - base + step && !e; i++)
-			if (!(bits[i / 8] >> i % 8 & 1))
-				e = err_set(err, -EUCLEAN, "it is damaged: $Bitmap says that a cluster of %s is free; " CHKDSK, what);
-		first += step;
-		count -= step;
-	}
-	return e;
-}
-
-static int check_attribute(ntfs_volume *vol, ntfs_attr *attribute, const char *what, struct err *err)
-{
-	int e = 0;
-
-	if (!attribute)
-		return damaged(err, "a system file is missing");
-	if (!NAttrNonResident(attribute))
-		return 0;
-	if (ntfs_attr_map_whole_runlist(attribute))
-		return damaged(err, "where a system file lies cannot be read");
-	for (const runlist_element *run = attribute->rl; run->length && !e; run++)
-		e = run->lcn < 0 ? damaged(err, "a system file has holes") : check_used(vol, run->lcn, run->length, what, err);
-	return e;
-}
-
 static int check_bitmap(ntfs_volume *vol, struct err *err)
 {
 	ntfs_attr *bitmap = vol->lcnbmp_na;
@@ -322,45 +289,143 @@ static int check_bitmap(ntfs_volume *vol, struct err *err)
 
 	/* What is not initialised, in a hole or compressed, would read as zeros, which is to say free. */
 	if (!bitmap || !NAttrNonResident(bitmap) || NAttrCompressed(bitmap) || NAttrEncrypted(bitmap) ||
-	    NAttrSparse(bitmap) || bitmap->data_size < bytes || bitmap->initialized_size < bytes)
+	    NAttrSparse(bitmap) || bitmap->data_size < bytes || bitmap->initialized_size < bytes ||
+	    ntfs_attr_map_whole_runlist(bitmap))
 		return damaged(err, "its $Bitmap does not cover it");
-	return check_attribute(vol, vol->lcnbmp_na, "$Bitmap", err);
+	for (const runlist_element *run = bitmap->rl; run->length; run++)
+		if (run->lcn < 0)
+			return damaged(err, "its $Bitmap has holes");
+	return 0;
 }
 
-static int check_system_files(ntfs_volume *vol, struct err *err)
+/* The clusters that belong to a file, found by going through the $MFT: a bit for each. */
+struct owned {
+	ntfs_volume *vol;
+	uint8_t *bits;
+};
+
+static int own_runs(struct owned *o, const runlist_element *run, struct err *err)
 {
-	static const struct {
-		MFT_REF file;
-		const char *name;
-	} others[] = {{FILE_LogFile, "$LogFile"}, {FILE_UpCase, "$UpCase"}, {FILE_AttrDef, "$AttrDef"}, {FILE_Boot, "$Boot"}};
-	s64 boot = (8192 + vol->cluster_size - 1) / vol->cluster_size;
-	int e = check_bitmap(vol, err);
-
-	if (!e)
-		e = check_used(vol, 0, boot, "the boot sectors", err);
-	if (!e)
-		e = check_attribute(vol, vol->mft_na, "the $MFT", err);
-	if (!e)
-		e = check_attribute(vol, vol->mftbmp_na, "the $MFT", err);
-	if (!e)
-		e = check_attribute(vol, vol->mftmirr_na, "$MFTMirr", err);
-	for (size_t i = 0; i < sizeof(others) / sizeof(others[0]) && !e; i++) {
-		ntfs_attr *attribute = attribute_open(vol, others[i].file, AT_UNNAMED, 0);
-
-		e = check_attribute(vol, attribute, others[i].name, err);
-		if (attribute)
-			attribute_close(attribute);
+	for (; run->length; run++) {
+		if (run->lcn < 0)
+			continue;
+		if (run->lcn > o->vol->nr_clusters || run->length < 0 || run->length > o->vol->nr_clusters - run->lcn)
+			return damaged(err, "a file reaches beyond its end");
+		/* That no cluster is claimed twice bounds the work too. */
+		for (s64 i = run->lcn; i < run->lcn + run->length; i++) {
+			if (o->bits[i / 8] >> i % 8 & 1)
+				return damaged(err, "two files share a cluster");
+			o->bits[i / 8] |= (uint8_t)(1u << i % 8);
+		}
 	}
+	return 0;
+}
+
+/* Extension records hold pieces of attributes with runs of their own, so each record can be taken by itself. */
+static int own_record(struct owned *o, MFT_RECORD *record, struct err *err)
+{
+	const u32 size = o->vol->mft_record_size, fixed = offsetof(ATTR_RECORD, compressed_size);
+	u32 used = le32_to_cpu(record->bytes_in_use), at = le16_to_cpu(record->attrs_offset);
+	int e = 0;
+
+	if (used > size)
+		return damaged(err, "a record of its $MFT");
+	while (!e) {
+		ATTR_RECORD *attribute = (ATTR_RECORD *)((uint8_t *)record + at);
+		runlist *runs;
+		u32 length;
+
+		if (at % 8 || at > used || used - at < 4)
+			return damaged(err, "a record of its $MFT");
+		if (attribute->type == AT_END)
+			return 0;
+		length = used - at < 16 ? 0 : le32_to_cpu(attribute->length);
+		if (length < 16 || length % 8 || length > used - at ||
+		    (attribute->non_resident &&
+		     (length < fixed || le16_to_cpu(attribute->mapping_pairs_offset) < fixed ||
+		      le16_to_cpu(attribute->mapping_pairs_offset) >= length)))
+			return damaged(err, "a record of its $MFT");
+		at += length;
+		if (!attribute->non_resident)
+			continue;
+		runs = ntfs_mapping_pairs_decompress(o->vol, attribute, NULL);
+		if (!runs)
+			return damaged(err, "where a file lies cannot be read");
+		e = own_runs(o, runs, err);
+		free(runs);
+	}
+	return e;
+}
+
+static int own_files(struct owned *o, struct err *err)
+{
+	ntfs_volume *vol = o->vol;
+	const u32 size = vol->mft_record_size;
+	const s64 count = vol->mft_na->initialized_size / size, step = MFT_STEP / size;
+	uint8_t *records = malloc(MFT_STEP), in_use[MFT_STEP / 256 / 8];
+	int e = records ? 0 : err_set(err, -ENOMEM, "out of memory");
+
+	for (s64 at = 0, n; at < count && !e; at += n) {
+		n = count - at < step ? count - at : step;
+		/* `at` is a multiple of `step`, and that of 8. */
+		if (ntfs_attr_mst_pread(vol->mft_na, at * size, n, size, records) != n ||
+		    ntfs_attr_pread(vol->mftbmp_na, at / 8, (n + 7) / 8, in_use) != (n + 7) / 8)
+			e = damaged(err, "its $MFT cannot be read");
+		for (s64 i = 0; i < n && !e; i++) {
+			MFT_RECORD *record = (MFT_RECORD *)(records + i * size);
+			bool good = ntfs_is_file_record(record->magic) && record->flags & MFT_RECORD_IN_USE;
+
+			if (good)
+				e = own_record(o, record, err);
+			else if (in_use[i / 8] >> i % 8 & 1 || ntfs_is_baad_record(record->magic))
+				e = damaged(err, "a record of its $MFT");
+		}
+	}
+	free(records);
+	return e;
+}
+
+/* That $Bitmap, of which `bits` is a part, agrees with what files own. */
+static int check_owned(const struct owned *o, const uint8_t *bits, u64 first, u64 count, struct err *err)
+{
+	for (u64 i = 0; i < (count + 7) / 8; i++)
+		if (o->bits[first / 8 + i] & ~bits[i])
+			return damaged(err, "its $Bitmap says that clusters of a file are free");
+	return 0;
+}
+
+static int scan_bitmap(ntfs_volume *vol, struct unused_list *list, struct err *err)
+{
+	struct owned owned = {vol, calloc(1, (size_t)((vol->nr_clusters + 7) / 8))};
+	s64 boot = (BOOT_BYTES + vol->cluster_size - 1) / vol->cluster_size;
+	uint8_t *bits = malloc(BITMAP_STEP);
+	int e = owned.bits && bits ? own_files(&owned, err) : err_set(err, -ENOMEM, "there is not enough memory for its size");
+
+	for (s64 i = 0; i < boot && i < vol->nr_clusters && !e; i++)
+		if (!(owned.bits[i / 8] >> i % 8 & 1))
+			e = damaged(err, "its $Boot does not cover the boot sectors");
+	for (u64 at = 0, count; at < (u64)vol->nr_clusters && !e; at += count) {
+		count = (u64)vol->nr_clusters - at;
+		if (count > BITMAP_STEP * UINT64_C(8))
+			count = BITMAP_STEP * UINT64_C(8);
+		e = read_bits(vol, at, count, bits, err);
+		if (!e)
+			e = check_owned(&owned, bits, at, count, err);
+		if (!e && unused_add_clear_bits(list, bits, count, at * vol->cluster_size, vol->cluster_size))
+			e = err_set(err, -ENOMEM, "out of memory");
+	}
+	free(bits);
+	free(owned.bits);
 	return e;
 }
 
 static int scan(const struct volume *volume, ntfs_volume *vol, struct unused_list *list, struct err *err)
 {
-	uint8_t *bits;
 	uint64_t bytes;
 	int e;
 
 	if (vol->nr_clusters <= 0 || !is_power_of_two(vol->cluster_size) || vol->cluster_size < BLK_SECTOR_SIZE ||
+	    !is_power_of_two(vol->mft_record_size) || vol->mft_record_size < 256 || vol->mft_record_size > MFT_STEP / 8 ||
 	    !checked_mul((uint64_t)vol->nr_clusters, vol->cluster_size, &bytes) || bytes > volume->size)
 		return damaged(err, "it is larger than the place where it lies");
 	e = check_flags(vol, err);
@@ -373,22 +438,8 @@ static int scan(const struct volume *volume, ntfs_volume *vol, struct unused_lis
 	if (!e)
 		e = check_bad_clusters(vol, err);
 	if (!e)
-		e = check_system_files(vol, err);
-	if (e)
-		return e;
-	bits = malloc(BITMAP_STEP);
-	if (!bits)
-		return err_set(err, -ENOMEM, "out of memory");
-	for (u64 at = 0, count; at < (u64)vol->nr_clusters && !e; at += count) {
-		count = (u64)vol->nr_clusters - at;
-		if (count > BITMAP_STEP * UINT64_C(8))
-			count = BITMAP_STEP * UINT64_C(8);
-		e = read_bits(vol, at, count, bits, err);
-		if (!e && unused_add_clear_bits(list, bits, count, at * vol->cluster_size, vol->cluster_size))
-			e = err_set(err, -ENOMEM, "out of memory");
-	}
-	free(bits);
-	return e;
+		e = check_bitmap(vol, err);
+	return e ? e : scan_bitmap(vol, list, err);
 }
 
 int unused_ntfs(const struct volume *volume, struct unused_list *ret, struct err *err)
