@@ -304,7 +304,9 @@ int unused_ext(const struct volume *volume, struct unused_list *ret, const char 
 	/* With all checks that the library has; a backup superblock may be out of date. */
 	code = ext2fs_open2("vhd", NULL, EXT2_FLAG_64BITS | EXT2_FLAG_SKIP_MMP | EXT2_FLAG_MASTER_SB_ONLY, 0, 0,
 	                    ext_io_manager(s.io), &s.lib);
-	if (code) {
+	if (code == EXT2_ET_UNSUPP_FEATURE || code == EXT2_ET_RO_UNSUPP_FEATURE) {
+		e = err_set(err, -EUCLEAN, "it uses features that are not known here");
+	} else if (code) {
 		e = err_set(err, ext_errno(code), "it cannot be read (%s): " FSCK, error_message(code));
 	} else {
 		*type = ext2fs_has_feature_extents(s.lib->super)   ? "ext4"
