@@ -3,7 +3,8 @@
 /*
  * Free blocks of ext2, ext3 and ext4. The block bitmaps are read group by group and each is held against its checksum,
  * against the group's count of free clusters, and against where the metadata of all groups lies: that has to be marked
- * as used, except in groups whose bitmap was never written (BLOCK_UNINIT), where nothing but metadata is used.
+ * as used, except in groups whose bitmap was never written (BLOCK_UNINIT), where nothing but metadata is used. Without
+ * checksums (metadata_csum) that leaves room for damage, so then the blocks of all files are gathered and compared too.
  */
 
 #include <errno.h>
@@ -43,6 +44,9 @@ struct ext_scan {
 	size_t metadata_count, metadata_capacity;
 	size_t metadata_next; /* the first that may reach into the group at hand */
 	uint8_t *used;        /* a bit for each cluster of the group at hand */
+	uint8_t *owned;       /* a bit for each cluster of all groups: a file has it; NULL: not gathered */
+	uint64_t visited;     /* blocks of files, while they are gathered */
+	bool stray;           /* one of them lies outside, or there are too many */
 	struct unused_list *list;
 };
 
@@ -209,6 +213,90 @@ static int mark_metadata(struct ext_scan *s, dgrp_t group, uint64_t first, uint6
 	return 0;
 }
 
+static void own(struct ext_scan *s, uint64_t block)
+{
+	uint64_t cluster = (block - s->lib->super->s_first_data_block) / s->cluster_blocks;
+
+	/* No block belongs to two files: that bounds the work too. */
+	if (block < s->lib->super->s_first_data_block || block >= s->block_count || ++s->visited > s->block_count)
+		s->stray = true;
+	else
+		s->owned[cluster / 8] |= (uint8_t)(1u << cluster % 8);
+}
+
+static int own_block(ext2_filsys lib, blk64_t *block, e2_blkcnt_t index, blk64_t parent, int offset, void *user)
+{
+	struct ext_scan *s = user;
+
+	(void)lib;
+	(void)index;
+	(void)parent;
+	(void)offset;
+	own(s, *block);
+	return s->stray ? BLOCK_ABORT : 0;
+}
+
+static int own_inode(struct ext_scan *s, ext2_ino_t number, struct ext2_inode *inode, struct err *err)
+{
+	uint64_t attributes = ext2fs_file_acl_block(s->lib, inode);
+	errcode_t code = 0;
+
+	/* Those of the file system itself (journal, bad blocks, ...) have no name and some no links. */
+	if (inode->i_links_count == 0 && number >= EXT2_FIRST_INO(s->lib->super))
+		return 0;
+	/* The one block of attributes may be shared by many. */
+	if (attributes) {
+		s->visited--;
+		own(s, attributes);
+	}
+	if (!s->stray && ext2fs_inode_has_valid_blocks2(s->lib, inode))
+		code = ext2fs_block_iterate3(s->lib, number, BLOCK_FLAG_READ_ONLY, NULL, own_block, s);
+	if (code || s->stray)
+		return err_set(err, -EUCLEAN, "it is damaged: where inode %u lies; " FSCK, number);
+	return 0;
+}
+
+static int own_files(struct ext_scan *s, struct err *err)
+{
+	uint64_t clusters = (uint64_t)s->lib->super->s_clusters_per_group * s->lib->group_desc_count;
+	ext2_inode_scan inodes;
+	errcode_t code;
+	int e = 0;
+
+	s->owned = calloc(1, (size_t)(clusters / 8));
+	if (!s->owned)
+		return err_set(err, -ENOMEM, "there is not enough memory for its size");
+	s->visited = 1; /* so that it never falls below zero */
+	code = ext2fs_open_inode_scan(s->lib, 0, &inodes);
+	if (code)
+		return err_set(err, ext_errno(code), "its inodes cannot be read (%s): " FSCK, error_message(code));
+	while (!e && !code) {
+		struct ext2_inode inode;
+		ext2_ino_t number;
+
+		code = ext2fs_get_next_inode(inodes, &number, &inode);
+		if (code)
+			e = err_set(err, ext_errno(code), "its inodes cannot be read (%s): " FSCK, error_message(code));
+		else if (number == 0)
+			break;
+		else
+			e = own_inode(s, number, &inode, err);
+	}
+	ext2fs_close_inode_scan(inodes);
+	return e;
+}
+
+static int check_owned(const struct ext_scan *s, dgrp_t group, struct err *err)
+{
+	uint32_t bytes = s->lib->super->s_clusters_per_group / 8;
+	const uint8_t *owned = s->owned + (uint64_t)group * bytes;
+
+	for (uint32_t i = 0; i < bytes; i++)
+		if (owned[i] & ~s->used[i])
+			return damaged_group(err, group, "its bitmap says that a block of a file is free");
+	return 0;
+}
+
 static int read_bitmap(struct ext_scan *s, dgrp_t group, bool uninit, struct err *err)
 {
 	uint32_t bytes = s->lib->super->s_clusters_per_group / 8;
@@ -257,6 +345,9 @@ static int scan_group(struct ext_scan *s, dgrp_t group, struct err *err)
 		return e;
 	if (clear_bits(s->used, clusters) != ext2fs_bg_free_blocks_count(s->lib, group))
 		return damaged_group(err, group, "its bitmap and its count of free blocks differ");
+	e = s->owned ? check_owned(s, group, err) : 0;
+	if (e)
+		return e;
 	/* The last cluster may be cut by the end of the file system; it is left alone. */
 	clusters = (end - first) / s->cluster_blocks;
 	e = unused_add_clear_bits(s->list, s->used, clusters, first * s->lib->blocksize,
@@ -284,6 +375,8 @@ static int scan(struct ext_scan *s, struct err *err)
 	if (!s->used)
 		return err_set(err, -ENOMEM, "out of memory");
 	e = metadata_find(s, err);
+	if (!e && !ext2fs_has_feature_metadata_csum(s->lib->super))
+		e = own_files(s, err);
 	for (dgrp_t group = 0; group < s->lib->group_desc_count && !e; group++)
 		e = scan_group(s, group, err);
 	return e;
@@ -316,6 +409,7 @@ int unused_ext(const struct volume *volume, struct unused_list *ret, const char 
 		ext2fs_free(s.lib);
 	}
 	free(s.used);
+	free(s.owned);
 	free(s.metadata);
 	ext_io_free(s.io);
 	return e;
