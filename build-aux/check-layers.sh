@@ -64,6 +64,8 @@ forbid 'libfuse is known in mountd/ only' 'fuse[^"/]*\.h|fuse3?/' "${files[@]}"
 mapfile -t files < <(sources mountd)
 mapfile -t users < <(includes 'fuse[^"/]*\.h>|fuse3?/' "${files[@]}" | cut -d: -f1 | sort -u)
 [ ${#users[@]} -le 1 ] || complain "${users[*]}: libfuse is known in one file only"
+mapfile -t files < <(printf '%s\n' "${all[@]}" | grep -vx 'mountd/unused-ntfs\.c')
+forbid 'libntfs-3g is known in mountd/unused-ntfs.c only' 'ntfs-3g/' "${files[@]}"
 mapfile -t files < <(printf '%s\n' "${all[@]}" | grep -v '/[^/]*bus[^/]*\.c$')
 forbid 'libdbus is known in *bus*.c only' 'dbus/' "${files[@]}"
 mapfile -t files < <(printf '%s\n' "${all[@]}" | grep -vE '^vmm/(kvm|vcpu)[^/]*$')

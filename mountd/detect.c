@@ -19,6 +19,7 @@ static const struct mark {
 	{1536, 8, "LABELONE", {"an LVM volume", false, true}},
 	{4096, 4, "\xfc\x4e\x2b\xa9", {"a member of a Linux RAID", false, true}},
 	{0, 4, "\xfc\x4e\x2b\xa9", {"a member of a Linux RAID", false, true}},
+	{4096 + 24, 16, "\xc6\x85\x73\xf6\x4e\x1a\x45\xca\x82\x65\xf5\x7f\x48\xba\x6d\x81", {"a bcache device", false, true}},
 	{4086, 10, "SWAPSPACE2", {"Linux swap", false, true}},
 	{65526, 10, "SWAPSPACE2", {"Linux swap", false, true}},
 	{3, 8, "NTFS    ", {"NTFS", false, false}},
@@ -50,11 +51,18 @@ int content_detect(const struct volume *volume, struct content *ret, struct err 
 
 	if (e)
 		return err_set(err, e, "cannot read the start of the disk or partition: %s", strerror(-e));
-	for (size_t i = 0; i < sizeof(marks) / sizeof(marks[0]); i++)
-		if (memcmp(head + marks[i].offset, marks[i].bytes, marks[i].length) == 0) {
+	*ret = (struct content){0};
+	for (size_t i = 0; i < sizeof(marks) / sizeof(marks[0]); i++) {
+		const char *name = marks[i].content.name;
+
+		if (memcmp(head + marks[i].offset, marks[i].bytes, marks[i].length) != 0)
+			continue;
+		if (!ret->name)
 			*ret = marks[i].content;
-			return 0;
-		}
-	*ret = (struct content){.name = "nothing known"};
+		else if (!ret->also && strcmp(ret->name, name) != 0)
+			ret->also = name;
+	}
+	if (!ret->name)
+		ret->name = "nothing known";
 	return 0;
 }

@@ -13,6 +13,7 @@ struct content {
 	const char *name; /* "ext2/3/4", "NTFS", "LUKS encryption", ...; "nothing known" */
 	bool mountable;   /* by this version */
 	bool container;   /* no file system itself: encryption, volume manager, RAID */
+	const char *also; /* marks of something else are there too: left over, or this is */
 };
 
 int content_detect(const struct volume *volume, struct content *ret, struct err *err);
