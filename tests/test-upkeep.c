@@ -207,6 +207,49 @@ static void chains_grow_and_shrink_at_random_under_a_guest(void **state)
 	}
 }
 
+/* The whole disk, as another process would see it. */
+static uint8_t *content_of(const char *path, uint64_t size)
+{
+	struct blk_queue *queue;
+	struct err err = {""};
+	struct vhd *vhd;
+	uint8_t *content = malloc(size);
+
+	must(vhd_open(path, NULL, &vhd, &err), &err);
+	must(blk_queue_new(vhd_blk(vhd), NULL, &queue, &err), &err);
+	must(blk_pread(queue, content, size, 0), &err);
+	blk_queue_free(queue);
+	must(vhd_close(vhd, &err), &err);
+	return content;
+}
+
+static void what_was_frozen_does_not_change_any_more(void **state)
+{
+	const uint64_t size = 8 << 20;
+	struct bench b;
+
+	(void)state;
+	bench_new(&b, VHD_DYNAMIC, size, 65536);
+	guest_start(&b);
+	usleep(50000);
+	for (unsigned i = 0; i < 4; i++) {
+		uint8_t *first, *second;
+		char path[PATH_ROOM + 32];
+
+		snapshot(&b);
+		snprintf(path, sizeof(path), "%s/frozen-%u.vhd", b.dir, i);
+		first = content_of(path, size);
+		usleep(50000);
+		second = content_of(path, size);
+		assert_memory_equal(first, second, size);
+		free(first);
+		free(second);
+	}
+	guest_stop(&b);
+	bench_check(&b);
+	bench_done(&b);
+}
+
 static void a_leaf_that_nobody_uses_is_copied(void **state)
 {
 	struct vhd_merge_options options = {.idle = true};
@@ -289,6 +332,7 @@ static void a_cancelled_merge_goes_on_when_asked_again(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(what_was_frozen_does_not_change_any_more),
 		cmocka_unit_test(a_leaf_that_nobody_uses_is_copied),
 		cmocka_unit_test(the_leaf_is_switched_to_a_child_and_merged_back_under_a_guest),
 		cmocka_unit_test(chains_grow_and_shrink_at_random_under_a_guest),
