@@ -192,7 +192,7 @@ static ssize_t fill(int fd, uint8_t *buffer, size_t length)
 		/* A signal between the question and a read that blocks would be noticed too late. */
 		if (interrupt_seen())
 			return -EINTR;
-		if (poll(&wait, 1, 250) == 0)
+		if (poll(&wait, 1, 250) <= 0)
 			continue;
 		n = read(fd, buffer + have, length - have);
 		if (n < 0 && (errno == EINTR || errno == EAGAIN))
