@@ -239,7 +239,7 @@ static void all_lists_cover(const struct history *h)
 
 static void lists_of_random_chains_cover_the_difference(void **state)
 {
-	for (unsigned round = 0; round < 60; round++) {
+	for (unsigned round = 0; round < 40; round++) {
 		struct rng rng = rng_fork(21, round);
 		struct vhd_changed_result result;
 		struct history h;
@@ -291,7 +291,7 @@ static void merge(struct history *h, unsigned lower, unsigned upper)
 
 static void lists_cover_the_difference_after_random_merges(void **state)
 {
-	for (unsigned round = 0; round < 20; round++) {
+	for (unsigned round = 0; round < 12; round++) {
 		struct rng rng = rng_fork(22, round);
 		unsigned left;
 		struct history h;
@@ -387,11 +387,6 @@ static void a_merge_that_was_cut_off_behind_the_new_unique_id_changes_no_list(vo
 	list_get(h.paths[2], h.states[0].uuid, &before, &result);
 	/* All of layer 1 is in layer 0 by now, which has its Unique Id; layer 1 is still there. */
 	ok(image_set_uuid(h.paths[0], h.states[0].uuid, h.states[1].uuid, &err), &err);
-	if (vhd_changed(h.paths[2], &(struct vhd_changed_options){.since = h.states[0].uuid}, &result, &err) ==
-	    VHD_E_PARENT_MISMATCH) {
-		print_message("# skipped: chains that look so are not opened: %s\n", err.text);
-		skip();
-	}
 	list_get(h.paths[2], h.states[0].uuid, &after, &result);
 	assert_memory_equal(before.in, after.in, sizeof(before.in));
 	list_get(h.paths[2], h.states[1].uuid, &after, &result);

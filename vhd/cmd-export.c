@@ -7,6 +7,7 @@
 
 #include "common/interrupt.h"
 #include "common/json.h"
+#include "vhd/children.h"
 #include "vhd/cli.h"
 #include "vhd/increment.h"
 #include "vhd/new-file.h"
@@ -116,6 +117,28 @@ static int changes_find(struct export *export, const uint8_t *since)
 	if (!memcmp(export->result.since, export->result.uuid, 16))
 		return cli_fail(cli, "%s: has its parent's Unique Id: a merge was cut off; finish it first", export->disk.path);
 	return CLI_OK;
+}
+
+/*
+ * A file with nothing on it may be written to again under the Unique Id that the copies get: the next increment would
+ * lack those writes, and nobody could see it.
+ */
+static void warn_if_not_frozen(const struct export *export)
+{
+	const char *path = export->disk.path;
+	struct children children;
+	struct store *store;
+	struct layer *layer;
+
+	if (store_file_open(path, 0, &store, NULL) || layer_open_take(store, path, NULL, &layer, NULL))
+		return;
+	if (children_find(layer, path, &children, NULL) == 0) {
+		if (children.count == 0)
+			cli_note(export->cli, "%s: no differencing disk stands on it: if it is written to after this, increments that "
+			         "begin with it will lack that; put one on it before (vhd create -b %s CHILD)", path, path);
+		children_done(&children);
+	}
+	layer_free(layer);
 }
 
 /* --- Reading --- */
@@ -377,6 +400,8 @@ static int export_run(struct export *export, const uint8_t *since, const char *o
 	}
 	if (code == CLI_OK)
 		code = changes_find(export, since);
+	if (code == CLI_OK)
+		warn_if_not_frozen(export);
 	if (code == CLI_OK)
 		code = output ? file_write(export, output, force) : stream_write(export, STDOUT_FILENO, "standard output");
 	if (code == CLI_OK && output)

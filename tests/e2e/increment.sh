@@ -31,6 +31,7 @@ exits 0 vhd convert --keep-uuid -O fixed 0.vhd fixed.vhd
 for i in 1 2 3; do
 	exits 0 vhd export -o "$i.inc" "$i.vhd"
 	says out 'bytes of data'
+	says_nothing err
 	vhd export "$i.vhd" > piped.inc || fail "export $i"
 	same_bytes "$i.inc" piped.inc
 	[ "$(file_bytes "$i.inc")" -lt 2000000 ] || fail "$i.inc has $(file_bytes "$i.inc") bytes"
@@ -98,6 +99,7 @@ exits 0 vhd create -b small.vhd small-child.vhd
 put small-child.vhd 4096 'some data' 20000
 exits 0 vhd discard small-child.vhd 524288 65536
 exits 0 vhd export -o small.inc small-child.vhd
+says err 'no differencing disk stands on it'
 cp small.vhd small-copy.vhd
 length=$(file_bytes small.inc)
 record=$(LC_ALL=C grep -aboE 'DATA|ZERO|DONE' small.inc | cut -d: -f1)
