@@ -273,6 +273,31 @@ uint64_t cli_number(const struct cli *cli, const char *what, const char *text, u
 	return value;
 }
 
+static int hex_digit(char c)
+{
+	if (c >= '0' && c <= '9')
+		return c - '0';
+	c |= 0x20;
+	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+void cli_uuid(const struct cli *cli, const char *what, const char *text, uint8_t ret[16])
+{
+	const char *at = text;
+	bool good = strlen(text) == 36;
+
+	for (unsigned i = 0; i < 16 && good; i++, at += 2) {
+		if (i == 4 || i == 6 || i == 8 || i == 10)
+			good = *at++ == '-';
+		good = good && hex_digit(at[0]) >= 0 && hex_digit(at[1]) >= 0;
+		if (good)
+			ret[i] = (uint8_t)(hex_digit(at[0]) << 4 | hex_digit(at[1]));
+	}
+	if (!good)
+		cli_usage(cli, "%s: '%s' is no Unique Id; it looks like 6e4ac331-97a1-4d52-8a5f-1c3f2a9d0c11, as 'vhd info' "
+		          "prints it", what, text);
+}
+
 bool cli_format_raw(const struct cli *cli, const char *text)
 {
 	if (strcmp(text, "raw") == 0)

@@ -88,9 +88,10 @@ void cli_help(const struct cli_command *command, FILE *out);
 /* Prints and exits with CLI_USAGE. */
 void cli_usage(const struct cli *cli, const char *format, ...) __attribute__((format(printf, 2, 3), noreturn));
 
-/* `what` names the option or operand in the sentence. Usage errors on anything but a size, or a number in the range. */
+/* `what` names the option or operand in the sentence. Usage errors on anything but a size, a number in the range, ... */
 uint64_t cli_size(const struct cli *cli, const char *what, const char *text);
 uint64_t cli_number(const struct cli *cli, const char *what, const char *text, uint64_t min, uint64_t max);
+void cli_uuid(const struct cli *cli, const char *what, const char *text, uint8_t ret[16]);
 bool cli_format_raw(const struct cli *cli, const char *text);
 
 /* "vhd <command>: <sentence>" on stderr. Returns CLI_FAILED. */
@@ -119,7 +120,8 @@ int cli_disk_close(const struct cli *cli, struct cli_disk *disk, int code);
 /* Whether [offset, offset + length) lies inside the disk; else prints that it does not. */
 bool cli_range_inside(const struct cli *cli, const struct cli_disk *disk, uint64_t offset, uint64_t length);
 
-extern const struct cli_command command_bench, command_check, command_compare, command_convert, command_create,
-        command_discard, command_hash, command_info, command_map, command_read, command_verify, command_write;
+extern const struct cli_command command_bench, command_changed, command_check, command_compare, command_convert,
+        command_create, command_discard, command_export, command_hash, command_import, command_info, command_map,
+        command_read, command_verify, command_write;
 
 #endif

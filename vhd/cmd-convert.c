@@ -23,12 +23,14 @@
 enum {
 	KEY_BLOCK_SIZE = 256,
 	KEY_FORCE,
+	KEY_KEEP_UUID,
 };
 
 static const struct cli_option options[] = {
         {'O', "output", "FORMAT", "what DST becomes: dynamic (default), fixed or raw"},
         {KEY_BLOCK_SIZE, "block-size", "SIZE", "of a dynamic DST (default 2M)"},
         {KEY_FORCE, "force", NULL, "replace DST if it exists"},
+        {KEY_KEEP_UUID, "keep-uuid", NULL, "give DST the Unique Id of SRC: for 'vhd import' it is SRC's copy"},
         {0},
 };
 
@@ -45,7 +47,7 @@ struct write_job {
 
 struct convert {
 	struct cli *cli;
-	bool to_raw;
+	bool to_raw, keep_uuid;
 	enum vhd_type type;
 	uint32_t block_size;
 	const char *target_path;
@@ -192,7 +194,12 @@ static int target_create(struct convert *convert, struct new_file *file)
 	        .block_size_bytes = convert->block_size,
 	};
 	struct err err = {.text = ""};
+	struct vhd_info info;
 
+	if (convert->keep_uuid) {
+		vhd_layer_info(convert->source.vhd, 0, &info);
+		create.uuid = info.uuid;
+	}
 	if (convert->to_raw) {
 		if (ftruncate(file->fd, (off_t)size) == 0)
 			return CLI_OK;
@@ -314,8 +321,13 @@ static int run(struct cli *cli)
 		case KEY_FORCE:
 			force = true;
 			break;
+		case KEY_KEEP_UUID:
+			convert->keep_uuid = true;
+			break;
 		}
 	}
+	if (convert->keep_uuid && (cli->raw || convert->to_raw))
+		cli_usage(cli, "--keep-uuid: a raw disk has no Unique Id");
 	if (convert->block_size && (convert->to_raw || convert->type != VHD_DYNAMIC))
 		cli_usage(cli, "--block-size: only a dynamic disk has blocks");
 	convert->target_path = cli->operands[1];

@@ -79,7 +79,7 @@ static ssize_t stdin_read(uint8_t *buffer, size_t length)
 		/* A signal between the question and a read that blocks would be noticed too late. */
 		if (interrupt_seen())
 			return -EINTR;
-		if (poll(&fd, 1, 250) == 0)
+		if (poll(&fd, 1, 250) <= 0)
 			continue;
 		n = read(STDIN_FILENO, buffer + have, length - have);
 		if (n < 0 && errno == EINTR)

@@ -11,6 +11,7 @@
 static const struct cli_command *const commands[] = {
         &command_create,  &command_info,    &command_map,  &command_check,  &command_convert, &command_read,
         &command_write,   &command_discard, &command_compare, &command_hash, &command_verify, &command_bench,
+        &command_changed, &command_export, &command_import,
 };
 
 #define COMMANDS (sizeof(commands) / sizeof(commands[0]))
@@ -25,7 +26,7 @@ static void help_print(FILE *out)
 	fputs("\n'vhd COMMAND --help' says what a command takes; vhd(1) has it all.\n"
 	      "Sizes are bytes, or numbers with K, M, G or T (powers of 1024).\n"
 	      "Exit status: 0 success, 1 failure, 2 wrong usage, 3 the answer is no\n"
-	      "(damage found, images differ).\n",
+	      "(damage found, images differ, what changed is not known).\n",
 	      out);
 }
 

@@ -296,6 +296,49 @@ struct vhd_compact_result {
 int vhd_compact(struct vhd *vhd, const struct vhd_compact_options *options, struct vhd_compact_result *ret,
                 struct err *err);
 
+/*
+ * --- Changed blocks ---
+ *
+ * The Unique Id of a layer names the state of the disk that it froze when another was put on it; when layers are merged
+ * into a lower one, that one takes the Unique Id of the topmost of them, whose state it has then.
+ */
+
+struct vhd_changed_options {
+	const uint8_t *since; /* 16 bytes: the state to compare with; NULL: the leaf's parent */
+	const char *parent;   /* this and the next two as in vhd_open_options */
+	bool parent_raw;
+	const char *const *allow_dirs;
+	struct vhd_job *job; /* in blocks, not bytes; may be NULL */
+	void (*warn)(void *user, const char *sentence);
+	void (*progress)(void *user, uint64_t done, uint64_t total); /* blocks; may be NULL */
+	/*
+	 * In order of offset, none touching the next; the result is filled in before the first. Not 0: the call ends and
+	 * returns it. NULL: only the result is wanted.
+	 */
+	int (*extent)(void *user, const struct vhd_extent *extent);
+	void *user;
+};
+
+struct vhd_changed_result {
+	uint8_t since[16];         /* all zeros: a raw parent */
+	uint8_t uuid[16];          /* the leaf's */
+	uint64_t since_size_bytes; /* of the disk then */
+	uint64_t size_bytes;       /* and now */
+	uint64_t extents;
+	uint64_t changed_bytes;
+	unsigned layers;      /* whose sectors are listed */
+	unsigned checkpoints; /* files that say what layers held that are merged away */
+};
+
+/*
+ * Lists what differs between a state and the disk as the image at `path` holds it now: every range that reads otherwise
+ * than then, and all beyond the end that the disk had then. It may list more, never less. 0; VHD_E_UNKNOWN_BASE: what
+ * changed since that state is not known (that of the image itself never is: it may still be written to); the verdicts
+ * of vhd_open; -ECANCELED; -errno.
+ */
+int vhd_changed(const char *path, const struct vhd_changed_options *options, struct vhd_changed_result *ret,
+                struct err *err);
+
 /* "6e4ac331-97a1-4d52-8a5f-1c3f2a9d0c11"; `ret` holds 37 bytes. */
 void vhd_uuid_text(const uint8_t uuid[16], char *ret);
 
