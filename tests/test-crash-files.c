@@ -22,7 +22,7 @@
 #include "tests/lib/random.h"
 
 #define SIZE (256u << 10)
-#define BLOCK 8192u
+#define BLOCK CRASH_BLOCK
 
 static const struct vhd_create_options fixed = {.type = VHD_FIXED, .size_bytes = 96u << 10};
 static const struct vhd_create_options dynamic = {.type = VHD_DYNAMIC, .size_bytes = SIZE, .block_size_bytes = BLOCK};
@@ -125,8 +125,7 @@ static int is_the_old_or_the_new(struct crash_files *c, const uint8_t *content, 
 
 static void a_dynamic_disk(struct crash_files *c)
 {
-	crash_make(c, CRASH_LEAF, NULL, &dynamic);
-	crash_fill(c, CRASH_LEAF, c->seed, 6);
+	crash_make_chain(c, 1, SIZE);
 }
 
 static void a_fixed_disk(struct crash_files *c)
@@ -137,11 +136,7 @@ static void a_fixed_disk(struct crash_files *c)
 
 static void a_chain_of_three(struct crash_files *c)
 {
-	a_parent(c);
-	crash_make(c, "middle.vhd", "base.vhd", &child);
-	crash_fill(c, "middle.vhd", c->seed + 1, 20);
-	crash_make(c, CRASH_LEAF, "middle.vhd", &child);
-	crash_fill(c, CRASH_LEAF, c->seed + 2, 8);
+	crash_make_chain(c, 3, SIZE);
 }
 
 /* As Xen's tools make them: a batmap behind the BAT, and blocks that are partly written. */

@@ -92,6 +92,22 @@ void crash_fill(struct crash_files *c, const char *name, uint64_t seed, unsigned
 	free(path);
 }
 
+void crash_make_chain(struct crash_files *c, unsigned layers, uint64_t size)
+{
+	char parent[32] = "";
+
+	for (unsigned i = layers; i-- > 0;) {
+		struct vhd_create_options options = {.block_size_bytes = CRASH_BLOCK};
+		char name[32];
+
+		snprintf(name, sizeof(name), i ? "layer-%u.vhd" : CRASH_LEAF, i);
+		options.size_bytes = parent[0] ? 0 : size;
+		crash_make(c, name, parent[0] ? parent : NULL, &options);
+		crash_fill(c, name, c->seed + i, i == layers - 1 ? 30 : i ? 20 : 8);
+		memcpy(parent, name, sizeof(parent));
+	}
+}
+
 bool crash_exists(const struct crash_files *c, const char *name)
 {
 	char *path = crash_path(c, name);

@@ -88,6 +88,13 @@ void crash_make(struct crash_files *c, const char *name, const char *parent, con
 /* Writes random data to an image, so that some sectors of it are its own. */
 void crash_fill(struct crash_files *c, const char *name, uint64_t seed, unsigned requests);
 
+/*
+ * A chain of dynamic and differencing disks, each with data of its own: CRASH_LEAF, "layer-1.vhd", ... in blocks of
+ * CRASH_BLOCK. `layers` 1: a dynamic disk.
+ */
+#define CRASH_BLOCK 8192u
+void crash_make_chain(struct crash_files *c, unsigned layers, uint64_t size);
+
 /* For the operation: opens the leaf for writing, and closes it, which covers everything. */
 int crash_open(struct crash_files *c, struct vhd **ret, struct err *err);
 int crash_close(struct crash_files *c, struct vhd *vhd, struct err *err);
