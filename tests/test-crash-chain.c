@@ -134,12 +134,6 @@ static void without_the_sync_after_the_switch_a_flush_of_the_child_is_lost(void 
 	crash_scenario_without(scenarios, SWITCH_DISK, CRASH_NAMES_SYNC(2));
 }
 
-static void without_the_sync_of_the_child_it_is_no_image(void **state)
-{
-	(void)state;
-	crash_scenario_without(scenarios, SWITCH_DISK, STORE_BARRIER_NEW_FILE);
-}
-
 static void the_state_that_was_kept(void **state)
 {
 	(void)state;
@@ -152,7 +146,6 @@ int main(void)
 		cmocka_unit_test(a_crash_while_a_child_takes_the_place_of_the_leaf),
 		cmocka_unit_test(without_the_sync_between_the_two_names_the_old_leaf_is_lost),
 		cmocka_unit_test(without_the_sync_after_the_switch_a_flush_of_the_child_is_lost),
-		cmocka_unit_test(without_the_sync_of_the_child_it_is_no_image),
 	};
 	const struct CMUnitTest again[] = {
 		cmocka_unit_test(the_state_that_was_kept),
