@@ -117,10 +117,15 @@ bool crash_exists(const struct crash_files *c, const char *name)
 	return exists;
 }
 
+char *crash_leaf(const struct crash_files *c)
+{
+	return crash_path(c, crash_exists(c, CRASH_LEAF) || !c->scenario->leaf_after ? CRASH_LEAF : c->scenario->leaf_after);
+}
+
 int crash_open(struct crash_files *c, struct vhd **ret, struct err *err)
 {
 	const struct vhd_open_options options = {.flags = VHD_OPEN_WRITE};
-	char *path = crash_path(c, CRASH_LEAF);
+	char *path = crash_leaf(c);
 	int rc = vhd_open(path, &options, ret, err);
 
 	free(path);
@@ -276,35 +281,40 @@ static void defect_found(void *user, const struct vhd_defect *defect)
 		err_set(err, 0, "check finds: %s at %" PRIu64 ": %s", defect->code, defect->offset, defect->sentence);
 }
 
-static int check_image(const struct crash_files *c, const char *name, struct err *err)
+static int check_image(const char *path, bool one_file, struct err *err)
 {
 	struct err found = {""};
-	const struct vhd_check_options options = {.defect = defect_found, .user = &found};
+	const struct vhd_check_options options = {.defect = defect_found, .user = &found, .one_file = one_file};
 	struct vhd_check_result result;
-	char *path = crash_path(c, name);
 	int rc = vhd_check(path, &options, &result, err);
 
 	if (rc == VHD_E_CORRUPT && found.text[0])
 		err_set(err, rc, "%s: %s", path, found.text);
-	free(path);
 	return rc;
 }
 
-/* Every image that has a name people see; what begins with a dot never got one. */
+/*
+ * The leaf with its chain, and every other image that has a name people see: some may have left the chain, and their
+ * parents the folder. What begins with a dot never got a name.
+ */
 static int check_folder(const struct crash_files *c, struct err *err)
 {
 	DIR *dir = opendir(c->folder);
 	struct dirent *entry;
+	char *leaf = crash_leaf(c);
 	int rc = 0;
 
 	while (rc == 0 && dir && (entry = readdir(dir))) {
 		size_t length = strlen(entry->d_name);
+		char *path = crash_path(c, entry->d_name);
 
 		if (entry->d_name[0] != '.' && length > 4 && strcmp(entry->d_name + length - 4, ".vhd") == 0)
-			rc = check_image(c, entry->d_name, err);
+			rc = check_image(path, strcmp(path, leaf) != 0, err);
+		free(path);
 	}
 	if (dir)
 		closedir(dir);
+	free(leaf);
 	return rc;
 }
 
@@ -330,7 +340,7 @@ static int content_check(const struct crash_files *c, const uint8_t *content, ui
 static int look_on(struct crash_files *c, uint8_t **ret, uint64_t *ret_size, struct err *err)
 {
 	const struct crash_scenario *sc = c->scenario;
-	char *path = crash_path(c, CRASH_LEAF);
+	char *path = crash_leaf(c);
 	struct vhd_info info;
 	struct vhd *vhd;
 	int rc;
@@ -389,7 +399,7 @@ static int go_on(struct crash_files *c, uint8_t *content, struct err *err)
 	rc = vhd_close(vhd, err);
 	if (rc)
 		return err_prefix(err, rc, "closing");
-	path = crash_path(c, CRASH_LEAF);
+	path = crash_leaf(c);
 	rc = vhd_open(path, NULL, &vhd, err);
 	free(path);
 	if (rc)
@@ -445,11 +455,25 @@ static void record(struct crash_files *c, struct trace *trace)
 		fail_msg("%s, seed %" PRIu64 ", kind %u: %d: %s", c->scenario->name, c->seed, c->kind, rc, err.text);
 }
 
-static bool begins_with_leaf(const struct trace *trace)
+static int leaf_read(struct crash_files *c, struct err *err)
+{
+	char *path = crash_leaf(c);
+	int rc = crash_read(c, strrchr(path, '/') + 1, &c->first, &c->size_before, err);
+
+	free(path);
+	return rc;
+}
+
+static bool is_leaf_name(const struct crash_files *c, const char *name)
+{
+	return strcmp(name, CRASH_LEAF) == 0 || (c->scenario->leaf_after && strcmp(name, c->scenario->leaf_after) == 0);
+}
+
+static bool begins_with_leaf(const struct crash_files *c, const struct trace *trace)
 {
 	for (unsigned i = 0; i < trace->names; i++)
-		if (strcmp(trace->name[i], CRASH_LEAF) == 0)
-			return trace->name_before[i] >= 0;
+		if (trace->name_before[i] >= 0 && is_leaf_name(c, trace->name[i]))
+			return true;
 	return false;
 }
 
@@ -462,11 +486,11 @@ static void follow_begin(struct crash_files *c, const struct trace *trace)
 
 	c->first = NULL;
 	c->size_before = c->size = 0;
-	if (begins_with_leaf(trace)) {
+	if (begins_with_leaf(c, trace)) {
 		crash_state_make_whole(trace, 0, &state);
 		lay_down(c, trace, &state);
 		crash_state_done(&state);
-		crash_must(crash_read(c, CRASH_LEAF, &c->first, &c->size_before, &err), &err);
+		crash_must(leaf_read(c, &err), &err);
 	}
 	c->size = after > c->size_before ? after : c->size_before;
 	if (c->size > c->size_before) {

@@ -43,6 +43,7 @@ struct crash_scenario {
 	 * missing, `content` is NULL then.
 	 */
 	int (*look)(struct crash_files *c, const uint8_t *content, uint64_t size, struct err *err);
+	const char *leaf_after; /* what the disk's name may become: looked for when CRASH_LEAF is not there. NULL: it stays */
 	bool no_leaf;      /* there is none at first: it must be there when the operation has ended */
 	bool own_content;  /* `look` judges the content, not the model; it is not asked when a recovery has crashed */
 	uint64_t size_after; /* of the leaf's disk, once the operation has ended; 0: it stays. Until then both are right */
@@ -94,6 +95,9 @@ void crash_fill(struct crash_files *c, const char *name, uint64_t seed, unsigned
  */
 #define CRASH_BLOCK 8192u
 void crash_make_chain(struct crash_files *c, unsigned layers, uint64_t size);
+
+/* The path of the leaf: CRASH_LEAF, or what it may have become. */
+char *crash_leaf(const struct crash_files *c);
 
 /* For the operation: opens the leaf for writing, and closes it, which covers everything. */
 int crash_open(struct crash_files *c, struct vhd **ret, struct err *err);
