@@ -26,13 +26,13 @@
 #include "tests/lib/crash.h"
 #include "tests/lib/disk.h"
 #include "tests/lib/engine.h"
+#include "tests/lib/guest.h"
 #include "tests/lib/model.h"
 #include "tests/lib/random.h"
 #include "tests/lib/ring-inline.h"
 #include "tests/lib/scribble.h"
 #include "vhd/layer.h"
 
-#define DEPTH 6u
 #define SCENARIO_MARK 0x7363656eu
 
 struct scenario {
@@ -153,116 +153,23 @@ static int bench_open(struct bench *b, struct store *leaf, bool write, struct bl
 
 /* --- the recording --- */
 
-struct worker;
-
-struct job {
-	struct blk_req req;
-	struct worker *worker;
-	bool busy;
-	uint32_t id;
-	uint8_t *memory;
-	struct iovec iov;
-};
-
-struct worker {
-	struct trace *trace;
-	struct rng rng;
-	uint32_t last_id;
-	unsigned in_flight;
-	int rc;
-	struct job job[DEPTH];
-};
-
-static void job_done(struct blk_req *req, int result)
-{
-	struct job *job = req->user;
-	struct model_event event = {.kind = MODEL_DONE, .id = job->id, .result = result};
-
-	trace_mark(job->worker->trace, &event, sizeof(event));
-	if (result)
-		job->worker->rc = result;
-	job->busy = false;
-	job->worker->in_flight--;
-}
-
-static void job_choose(struct worker *w, const struct scenario *sc, uint64_t size, struct blk_req *req)
-{
-	uint64_t block = sc->disk.block_size ? sc->disk.block_size : 16384;
-	unsigned dice = (unsigned)rng_below(&w->rng, 100);
-	bool whole = sc->whole_blocks && rng_percent(&w->rng, 50);
-	uint64_t sectors = 1 + rng_below(&w->rng, rng_percent(&w->rng, 80) ? 8 : 2 * block / 512);
-
-	req->op = BLK_WRITE;
-	if (dice < sc->flush_percent)
-		req->op = BLK_FLUSH;
-	else if ((dice -= sc->flush_percent) < sc->zero_percent)
-		req->op = dice % 2 ? BLK_DISCARD : BLK_WRITE_ZEROES;
-	else if (dice - sc->zero_percent < sc->read_percent)
-		req->op = BLK_READ;
-	if (req->op == BLK_FLUSH)
-		return;
-	req->offset = rng_below(&w->rng, size / 512 - sectors + 1) * 512;
-	req->length = sectors * 512;
-	if (whole || (req->op == BLK_DISCARD && sc->whole_blocks)) {
-		req->offset -= req->offset % block;
-		req->length = block;
-	}
-	if (req->op == BLK_WRITE && rng_percent(&w->rng, 3))
-		req->flags = BLK_FUA;
-}
-
-static bool job_is_free_to_go(const struct worker *w, const struct job *job)
-{
-	for (unsigned i = 0; i < DEPTH; i++) {
-		const struct blk_req *other = &w->job[i].req;
-
-		if (&w->job[i] == job || !w->job[i].busy || other->op == BLK_FLUSH || job->req.op == BLK_FLUSH)
-			continue;
-		if (job->req.offset < other->offset + other->length && other->offset < job->req.offset + job->req.length)
-			return false;
-	}
-	return true;
-}
-
-static void job_submit(struct worker *w, struct job *job, const struct scenario *sc, uint64_t size,
-                       struct blk_queue *queue)
-{
-	struct model_event event = {.kind = MODEL_SUBMIT};
-
-	job->req = (struct blk_req){.done = job_done, .user = job};
-	job_choose(w, sc, size, &job->req);
-	if (!job_is_free_to_go(w, job))
-		return;
-	job->id = ++w->last_id;
-	job->busy = true;
-	job->iov = (struct iovec){job->memory, job->req.length};
-	if (job->req.op == BLK_WRITE)
-		for (uint64_t s = 0; s < job->req.length / 512; s++)
-			model_fill(job->id, job->req.offset / 512 + s, job->memory + s * 512);
-	if (job->req.op <= BLK_WRITE) {
-		job->req.iov = &job->iov;
-		job->req.iovcnt = 1;
-	}
-	event.id = job->id;
-	event.op = job->req.op;
-	event.flags = job->req.flags;
-	event.offset = job->req.offset;
-	event.length = job->req.length;
-	trace_mark(w->trace, &event, sizeof(event));
-	w->in_flight++;
-	blk_submit(queue, &job->req);
-}
-
 /* Runs the scenario once and leaves what happened in `trace`. */
 static void record(struct bench *b, uint64_t seed, struct trace *trace)
 {
 	const struct ring_inline_config config = {.seed = seed, .shuffle = true, .max_delay = 3};
-	struct worker w = {.trace = trace, .rng = rng_fork(seed, 5)};
+	struct guest guest = {
+		.seed = seed,
+		.requests = b->scenario->requests,
+		.zero_percent = b->scenario->zero_percent,
+		.flush_percent = b->scenario->flush_percent,
+		.read_percent = b->scenario->read_percent,
+		.whole_blocks = b->scenario->whole_blocks,
+		.block_size = b->scenario->disk.block_size,
+	};
 	struct model_event closed = {.kind = MODEL_CLOSED};
 	uint64_t head[3] = {SCENARIO_MARK, (uint64_t)(b->scenario - scenarios), seed};
 	struct err err = {""};
 	struct sparse before;
-	struct blk_queue *queue;
 	struct blk *blk;
 
 	trace_init(trace);
@@ -273,26 +180,10 @@ static void record(struct bench *b, uint64_t seed, struct trace *trace)
 	must(bench_open(b, store_trace_open_take(store_memory_open(b->disk.files[0], STORE_WRITE), trace, &before), true,
 	                &blk, &err), &err);
 	sparse_done(&before);
-	must(blk_queue_new(blk, NULL, &queue, &err), &err);
-	for (unsigned i = 0; i < DEPTH; i++) {
-		w.job[i].worker = &w;
-		w.job[i].memory = malloc(1 << 20);
-	}
-	while ((w.last_id < b->scenario->requests || w.in_flight) && w.rc == 0) {
-		unsigned at_once = 1 + (unsigned)rng_below(&w.rng, DEPTH);
-
-		for (unsigned i = 0; i < at_once && w.last_id < b->scenario->requests; i++)
-			if (!w.job[i].busy)
-				job_submit(&w, &w.job[i], b->scenario, b->disk.size, queue);
-		assert_true(blk_queue_poll(queue, w.in_flight ? 1 : 0, -1) >= 0);
-	}
-	assert_int_equal(w.rc, 0);
-	blk_queue_free(queue);
+	must(guest_run(blk, trace, &guest, &err), &err);
 	must(blk_close(blk, &err), &err);
 	trace_mark(trace, &closed, sizeof(closed));
 	ring_inline_configure(NULL);
-	for (unsigned i = 0; i < DEPTH; i++)
-		free(w.job[i].memory);
 }
 
 /* --- the check --- */

@@ -26,6 +26,7 @@ enum store_barrier {
 	STORE_BARRIER_UNSEAL,   /* no footer at the end any more, before its copy at 0 changes */
 	STORE_BARRIER_HEADER,   /* another header with all that it names, before the copy at 0 names it */
 	STORE_BARRIER_SWITCH,   /* the copy at 0, before what it named until then is overwritten or cut off */
+	STORE_BARRIER_NEW_FILE, /* a whole new file, before it gets its name: new-file.c, past any store */
 };
 
 struct store_ops {

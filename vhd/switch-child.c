@@ -8,7 +8,7 @@
  * writes that began before it end in the old leaf, and when they have, the old leaf is brought to rest.
  *
  *   names                          after a crash, the user's name means
- *   link(leaf, frozen), sync       the leaf; opening it for writing removes what is left of the attempt
+ *   link(leaf, frozen), sync       the leaf; both names are its own, and the next attempt takes the second one away
  *   rename(child, leaf), sync      the leaf or the empty child
  */
 #include <errno.h>
@@ -39,7 +39,7 @@ struct vhd_child {
 static int frozen_path(const struct new_file *file, const char *frozen, char **ret, struct err *err)
 {
 	const char *slash = strrchr(frozen, '/'), *name = slash ? slash + 1 : frozen;
-	struct stat st;
+	struct stat st, leaf;
 
 	if (slash) {
 		char *folder = strndup(frozen, slash == frozen ? 1 : (size_t)(slash - frozen));
@@ -57,6 +57,13 @@ static int frozen_path(const struct new_file *file, const char *frozen, char **r
 	if (asprintf(ret, "%s/%s", strcmp(file->folder, "/") ? file->folder : "", name) < 0) {
 		*ret = NULL;
 		return err_set(err, -ENOMEM, "%s: no memory", frozen);
+	}
+	if (lstat(*ret, &st) == 0 && lstat(file->target, &leaf) == 0 && st.st_dev == leaf.st_dev &&
+	    st.st_ino == leaf.st_ino && strcmp(*ret, file->target)) {
+		/* The leaf's own second name: an attempt was cut off before the rename. */
+		int rc = directory_unlink(*ret);
+
+		return rc ? err_set(err, rc, "%s: %s", *ret, strerror(-rc)) : 0;
 	}
 	if (lstat(*ret, &st) == 0)
 		return err_set(err, -EEXIST, "%s: exists already; choose another name for the frozen disk", *ret);

@@ -32,12 +32,13 @@ struct replay {
 	size_t *covered; /* per event: the event from which on it is safe; SIZE_MAX: never */
 	size_t frontier; /* `base` holds all events before this one */
 	struct sparse base[TRACE_FILES];
+	int8_t name[TRACE_NAMES];
 };
 
 struct chance {
-	struct rng rng;
+	struct rng rng, names_rng;
 	enum fate fate;
-	unsigned percent;
+	unsigned percent, names_percent;
 	size_t chosen, from; /* events */
 	size_t size_until[TRACE_FILES]; /* the last event whose change of size counts, plus one */
 };
@@ -47,9 +48,22 @@ static bool is_operation(const struct trace_event *event)
 	return event->kind <= TRACE_TRUNCATE;
 }
 
+static bool is_name_event(const struct trace_event *event)
+{
+	return event->kind >= TRACE_LINK && event->kind <= TRACE_UNLINK;
+}
+
+/* Whether it is the end of a sync that is believed. */
+static bool ends_sync(const struct trace_event *e, int dropped)
+{
+	return (e->kind == TRACE_SYNC_END && e->barrier != dropped) ||
+	       (e->kind == TRACE_NAMES_SYNC_END && CRASH_NAMES_SYNC((int)e->length) != dropped);
+}
+
 static void covered_find(struct replay *r, int dropped)
 {
 	size_t until[TRACE_FILES]; /* what the syncs that end later cover: from the end of the trace backwards */
+	size_t names_until = SIZE_MAX;
 	const struct trace *trace = r->trace;
 	size_t *safe_from;
 
@@ -63,7 +77,7 @@ static void covered_find(struct replay *r, int dropped)
 	for (size_t i = 0; i < trace->count; i++) {
 		const struct trace_event *e = &trace->events[i];
 
-		if (e->kind == TRACE_SYNC_END && e->barrier != dropped)
+		if (ends_sync(e, dropped))
 			safe_from[e->offset] = i + 1;
 	}
 	for (unsigned f = 0; f < TRACE_FILES; f++)
@@ -73,7 +87,9 @@ static void covered_find(struct replay *r, int dropped)
 
 		if (e->kind == TRACE_SYNC_BEGIN && safe_from[i] < until[e->file])
 			until[e->file] = safe_from[i];
-		r->covered[i] = is_operation(e) ? until[e->file] : 0;
+		if (e->kind == TRACE_NAMES_SYNC_BEGIN && safe_from[i] < names_until)
+			names_until = safe_from[i];
+		r->covered[i] = is_operation(e) ? until[e->file] : is_name_event(e) ? names_until : 0;
 	}
 	free(safe_from);
 }
@@ -84,6 +100,7 @@ static void replay_init(struct replay *r, const struct trace *trace, int dropped
 	r->trace = trace;
 	for (unsigned f = 0; f < trace->files; f++)
 		sparse_clone(&trace->before[f], &r->base[f]);
+	memcpy(r->name, trace->name_before, sizeof(r->name));
 	covered_find(r, dropped);
 }
 
@@ -113,6 +130,28 @@ static void event_apply(const struct trace_event *e, struct sparse *file)
 	}
 }
 
+static void name_event_apply(const struct trace_event *e, int8_t *name)
+{
+	int8_t file = (int8_t)e->file;
+
+	switch (e->kind) {
+	case TRACE_LINK:
+		if (name[e->offset] < 0)
+			name[e->offset] = file;
+		break;
+	case TRACE_RENAME:
+		if (name[e->offset] != file || (name[e->length] >= 0 && !e->barrier))
+			break;
+		name[e->offset] = -1;
+		name[e->length] = file;
+		break;
+	case TRACE_UNLINK:
+		if (name[e->offset] == file)
+			name[e->offset] = -1;
+		break;
+	}
+}
+
 static void replay_advance(struct replay *r, size_t point)
 {
 	while (r->frontier < point && r->covered[r->frontier] <= point) {
@@ -120,6 +159,8 @@ static void replay_advance(struct replay *r, size_t point)
 
 		if (is_operation(e))
 			event_apply(e, &r->base[e->file]);
+		else if (is_name_event(e))
+			name_event_apply(e, r->name);
 	}
 }
 
@@ -243,6 +284,8 @@ static void chance_init(const struct replay *r, struct chance *c, const struct c
 		}
 	}
 	size_choose(r, c, state->point);
+	c->names_rng = rng_fork(state->seed, 1);
+	c->names_percent = (unsigned)rng_below(&c->names_rng, 3) * 50;
 }
 
 static void replay_state(const struct replay *r, struct crash_state *state)
@@ -255,10 +298,14 @@ static void replay_state(const struct replay *r, struct crash_state *state)
 		sparse_clone(&r->base[f], &state->files[f]);
 		size[f] = r->base[f].size;
 	}
+	memcpy(state->name, r->name, sizeof(state->name));
 	for (size_t i = r->frontier; i < state->point; i++) {
 		const struct trace_event *e = &r->trace->events[i];
 		struct sparse *file = &state->files[e->file];
 		bool safe = r->covered[i] <= state->point;
+
+		if (is_name_event(e) && (safe || rng_percent(&c.names_rng, c.names_percent)))
+			name_event_apply(e, state->name);
 
 		if (!is_operation(e))
 			continue;
@@ -293,6 +340,22 @@ void crash_state_make(const struct trace *trace, struct crash_state *state)
 	replay_done(&r);
 }
 
+void crash_state_make_whole(const struct trace *trace, size_t point, struct crash_state *ret)
+{
+	*ret = (struct crash_state){.point = point, .dropped = CRASH_KEEP_ALL};
+	for (unsigned f = 0; f < trace->files; f++)
+		sparse_clone(&trace->before[f], &ret->files[f]);
+	memcpy(ret->name, trace->name_before, sizeof(ret->name));
+	for (size_t i = 0; i < point; i++) {
+		const struct trace_event *e = &trace->events[i];
+
+		if (is_operation(e))
+			event_apply(e, &ret->files[e->file]);
+		else if (is_name_event(e))
+			name_event_apply(e, ret->name);
+	}
+}
+
 void crash_state_done(struct crash_state *state)
 {
 	for (unsigned f = 0; f < TRACE_FILES; f++)
@@ -307,8 +370,8 @@ static int compare_points(const void *a, const void *b)
 }
 
 /*
- * One half evenly over all moments, the other just before and after the beginnings and ends of syncs: what is open is
- * most just before one ends.
+ * One half evenly over all moments, the other just before and after the beginnings and ends of syncs, and changes of
+ * names: what is open is most just before a sync ends.
  */
 static size_t *points_choose(const struct trace *trace, const struct crash_options *options)
 {
@@ -320,7 +383,7 @@ static size_t *points_choose(const struct trace *trace, const struct crash_optio
 	if (!points || !sync)
 		abort();
 	for (size_t i = options->first_point; i < trace->count; i++)
-		if (trace->events[i].kind == TRACE_SYNC_BEGIN || trace->events[i].kind == TRACE_SYNC_END)
+		if (trace->events[i].kind >= TRACE_LINK && trace->events[i].kind <= TRACE_NAMES_SYNC_END)
 			sync[syncs++] = i;
 	if (syncs)
 		even /= 2;
@@ -362,6 +425,19 @@ int crash_run(const struct trace *trace, const struct crash_options *options, st
 	return rc;
 }
 
+/* For a person who looks for the cause. */
+static int names_save(const struct trace *trace, const struct crash_state *state, const char *path)
+{
+	FILE *f = fopen(path, "we");
+
+	if (!f)
+		return -errno;
+	for (unsigned i = 0; i < trace->names; i++)
+		if (state->name[i] >= 0)
+			fprintf(f, "file-%d.vhd %s\n", state->name[i], trace->name[i]);
+	return fclose(f) == 0 ? 0 : -EIO;
+}
+
 static int path_in(const char *dir, const char *name, char *ret, size_t room)
 {
 	int n = snprintf(ret, room, "%s/%s", dir, name);
@@ -388,6 +464,10 @@ int crash_state_save(const struct trace *trace, const struct crash_state *state,
 		if (rc == 0)
 			rc = sparse_save(&state->files[i], path);
 	}
+	if (rc == 0)
+		rc = path_in(dir, "names", path, sizeof(path));
+	if (rc == 0)
+		rc = names_save(trace, state, path);
 	if (rc == 0)
 		rc = path_in(dir, "state", path, sizeof(path));
 	if (rc)

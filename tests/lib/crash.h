@@ -11,7 +11,10 @@
  *   - a punch took place or not, or only its first part did;
  *   - the size is one of those that the file had since the last one that a sync covers: it is one field of the inode,
  *     so it cannot have skipped a change. It is independent of data and punches. What was written beyond it is lost,
- *     and what a lost growth would have added is not there.
+ *     and what a lost growth would have added is not there;
+ *   - each link, rename and unlink that no sync of the folder covers took place or not, independently of each other and
+ *     of all data. A rename or unlink of a name that the file does not have, for what was lost before, did not; nor did
+ *     one whose target is in its way. A file without a name is gone.
  */
 
 #include <stdbool.h>
@@ -21,12 +24,14 @@
 #include "tests/lib/store-trace.h"
 
 #define CRASH_KEEP_ALL (-1)
+#define CRASH_NAMES_SYNC(n) (1000 + (n)) /* for `dropped`: the n-th sync of the folder, from 0 */
 
 struct crash_state {
 	size_t point;  /* the crash came before this event */
 	uint64_t seed; /* decides about everything that is open */
-	int dropped;   /* enum store_barrier: syncs of this kind are taken for nothing; or CRASH_KEEP_ALL */
+	int dropped;   /* enum store_barrier: syncs of this kind are taken for nothing; CRASH_NAMES_SYNC; CRASH_KEEP_ALL */
 	struct sparse files[TRACE_FILES];
+	int8_t name[TRACE_NAMES]; /* whose name it is; -1: nobody's */
 };
 
 /*
@@ -51,8 +56,11 @@ struct crash_options {
 int crash_run(const struct trace *trace, const struct crash_options *options, struct crash_state *failed,
               struct err *err);
 
-/* Makes state->files from the rest of it. */
+/* Makes state->files and names from the rest of it. */
 void crash_state_make(const struct trace *trace, struct crash_state *state);
+
+/* Everything took place up to `point`: what a program sees that reads the files then. */
+void crash_state_make_whole(const struct trace *trace, size_t point, struct crash_state *ret);
 void crash_state_done(struct crash_state *state);
 
 /*

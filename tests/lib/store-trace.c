@@ -9,7 +9,7 @@
 
 #include "tests/lib/ring-inline.h"
 
-#define TRACE_MAGIC "vhdkit trace 1\n"
+#define TRACE_MAGIC "vhdkit trace 2\n"
 #define CHUNK 4096u
 
 struct store_trace {
@@ -32,11 +32,13 @@ void trace_done(struct trace *trace)
 	free(trace->events);
 	for (unsigned i = 0; i < trace->files; i++)
 		sparse_done(&trace->before[i]);
+	for (unsigned i = 0; i < trace->names; i++)
+		free(trace->name[i]);
 	pthread_mutex_destroy(&trace->lock);
 	memset(trace, 0, sizeof(*trace));
 }
 
-static size_t trace_add(struct trace *trace, struct trace_event event, const void *bytes)
+size_t trace_add(struct trace *trace, struct trace_event event, const void *bytes)
 {
 	if (trace->count == trace->room) {
 		trace->room = trace->room ? 2 * trace->room : 256;
@@ -52,6 +54,20 @@ static size_t trace_add(struct trace *trace, struct trace_event event, const voi
 	}
 	trace->events[trace->count] = event;
 	return trace->count++;
+}
+
+unsigned trace_name(struct trace *trace, const char *name)
+{
+	for (unsigned i = 0; i < trace->names; i++)
+		if (strcmp(trace->name[i], name) == 0)
+			return i;
+	if (trace->names == TRACE_NAMES)
+		abort();
+	trace->name[trace->names] = strdup(name);
+	if (!trace->name[trace->names])
+		abort();
+	trace->name_before[trace->names] = -1;
+	return trace->names++;
 }
 
 void trace_mark(struct trace *trace, const void *bytes, size_t length)
@@ -263,6 +279,35 @@ static bool get_sparse(FILE *f, struct sparse *ret)
 	return false;
 }
 
+static bool put_names(FILE *f, const struct trace *trace)
+{
+	uint64_t count = trace->names;
+	bool ok = put(f, &count, sizeof(count));
+
+	for (unsigned i = 0; ok && i < trace->names; i++) {
+		uint64_t head[2] = {strlen(trace->name[i]), (uint64_t)trace->name_before[i]};
+
+		ok = put(f, head, sizeof(head)) && put(f, trace->name[i], head[0]);
+	}
+	return ok;
+}
+
+static bool get_names(FILE *f, struct trace *trace)
+{
+	uint64_t count, head[2];
+	char name[256];
+
+	if (!get(f, &count, sizeof(count)) || count > TRACE_NAMES)
+		return false;
+	while (count--) {
+		if (!get(f, head, sizeof(head)) || head[0] >= sizeof(name) || !get(f, name, head[0]))
+			return false;
+		name[head[0]] = '\0';
+		trace->name_before[trace_name(trace, name)] = (int8_t)head[1];
+	}
+	return true;
+}
+
 int trace_save(const struct trace *trace, const char *path)
 {
 	uint64_t head[2] = {trace->files, trace->count};
@@ -274,6 +319,7 @@ int trace_save(const struct trace *trace, const char *path)
 	ok = put(f, TRACE_MAGIC, sizeof(TRACE_MAGIC)) && put(f, head, sizeof(head));
 	for (unsigned i = 0; ok && i < trace->files; i++)
 		ok = put_sparse(f, &trace->before[i]);
+	ok = ok && put_names(f, trace);
 	for (size_t i = 0; ok && i < trace->count; i++) {
 		const struct trace_event *e = &trace->events[i];
 		uint64_t fixed[4] = {e->kind | e->file << 8 | e->barrier << 16, e->offset, e->length, e->bytes != NULL};
@@ -329,6 +375,7 @@ int trace_load(struct trace *ret, const char *path)
 		ok = get_sparse(f, &ret->before[i]);
 		ret->files++;
 	}
+	ok = ok && get_names(f, ret);
 	for (uint64_t i = 0; ok && i < head[1]; i++)
 		ok = trace_load_event(f, ret);
 	fclose(f);
