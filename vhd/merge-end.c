@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "vhd/checkpoint.h"
 #include "vhd/directory.h"
 #include "vhd/parent-search.h"
 #include "vhd/relink.h"
@@ -93,9 +94,13 @@ int merge_tie_upper(struct merge *m)
 	struct image_layer *upper = m->stack->layer[m->first - 1];
 	struct tie tie = {m->image, upper, m->target->layer, m->err};
 	char *path = strdup(m->target->layer->path);
+	struct checkpoint_stamp stamp;
 	bool raised = !upper->writer;
 	int rc = path ? 0 : err_set(m->err, -ENOMEM, "no memory for a path");
 
+	/* A new locator does not make another state of it. */
+	if (rc == 0 && raised)
+		rc = checkpoint_stamp_take(upper->layer->path, &stamp, m->err);
 	if (rc == 0 && raised)
 		rc = upkeep_raise(m->image, upper, m->err);
 	if (rc == 0) {
@@ -105,6 +110,8 @@ int merge_tie_upper(struct merge *m)
 
 			if (rest && rc == 0)
 				rc = err_set(m->err, rest, "%s: writing to it failed: %s", upper->layer->path, strerror(-rest));
+			if (rc == 0)
+				rc = checkpoint_restamp(upper->layer->path, upper->layer->footer.uuid, &stamp, m->err);
 		}
 	}
 	if (rc) {
@@ -195,10 +202,12 @@ int merge_change_names(struct merge *m, struct image_layer *const *gone)
 			return err_set(m->err, rc, "%s: it is merged into %s, which cannot get its name: %s", name,
 			               m->target->layer->path, strerror(-rc));
 		}
+		rc = folder_of_sync(name, m->err);
+		if (rc == 0)
+			rc = checkpoint_rename(m->target->layer->path, path, m->err);
 		pthread_mutex_lock(&m->image->lock);
 		(void)layer_string_replace_take(m->target->layer, &m->target->layer->path, path);
 		pthread_mutex_unlock(&m->image->lock);
-		rc = folder_of_sync(name, m->err);
 	}
 	return rc;
 }

@@ -101,14 +101,17 @@ static int flush(struct merge *m)
 	return rc ? err_set(m->err, rc, "%s: making it durable failed: %s", m->target->layer->path, strerror(-rc)) : 0;
 }
 
-/* The target's file comes to rest; where it is the leaf now, it is opened again for what is written next. */
-static int rest(struct merge *m, bool leaf)
+/* The target's file comes to rest, with the record; where it is the leaf now, it is opened again for later writes. */
+static int rest(struct merge *m, struct image_layer *const *gone)
 {
 	int rc = upkeep_rest(m->image, m->target->writer);
 
 	if (rc)
 		return err_set(m->err, rc, "%s: writing to it failed: %s", m->target->layer->path, strerror(-rc));
-	return leaf ? upkeep_raise(m->image, m->target, m->err) : 0;
+	rc = merge_records_write(m, gone);
+	if (rc == 0 && m->first == 0)
+		rc = upkeep_raise(m->image, m->target, m->err);
+	return rc;
 }
 
 /* The leaf that was merged by copying is written to no more. */
@@ -132,7 +135,7 @@ static int end(struct merge *m, bool leaf_in_use)
 	if (m->first == 0)
 		rc = rest_old_leaf(m, gone[0]);
 	if (rc == 0 && !leaf_in_use)
-		rc = rest(m, m->first == 0);
+		rc = rest(m, gone);
 	if (rc == 0 && m->first > 0)
 		rc = merge_tie_upper(m);
 	if (rc == 0)
@@ -143,10 +146,16 @@ static int end(struct merge *m, bool leaf_in_use)
 
 static int merge_range(struct merge *m, bool leaf_in_use)
 {
-	int rc = upkeep_raise(m->image, m->target, m->err);
+	int rc = leaf_in_use ? 0 : flush(m);
 
-	if (rc)
+	if (rc == 0 && !leaf_in_use)
+		rc = merge_records_begin(m);
+	if (rc == 0)
+		rc = upkeep_raise(m->image, m->target, m->err);
+	if (rc) {
+		merge_records_done(m);
 		return rc;
+	}
 	job_total(m->options->job, merged_bytes(m));
 	/* Draining counts by itself: a job that pauses must not do so while a block is claimed. */
 	rc = copier_new(m->image, m->target, leaf_in_use ? NULL : m->options->job, &m->copier, m->err);
@@ -166,9 +175,10 @@ static int merge_range(struct merge *m, bool leaf_in_use)
 	if (rc == 0)
 		rc = flush(m);
 	if (rc == 0)
-		return end(m, leaf_in_use);
-	if (m->target->writer)
+		rc = end(m, leaf_in_use);
+	else if (m->target->writer)
 		(void)upkeep_rest(m->image, m->target->writer);
+	merge_records_done(m);
 	return rc;
 }
 

@@ -2,7 +2,7 @@
 #ifndef VHD_MERGE_H
 #define VHD_MERGE_H
 
-/* Between merge.c, merge-end.c and merge-leaf.c. */
+/* Between merge.c, merge-record.c, merge-end.c and merge-leaf.c. */
 
 #include "vhd/merge-copy.h"
 #include "vhd/upkeep.h"
@@ -14,9 +14,20 @@ struct merge {
 	unsigned first, into;       /* layers first to into - 1 go into layer `into` */
 	struct image_layer *target; /* that one */
 	struct copier *copier;
+	struct checkpoint *records; /* of the layers from `first` on, one each */
+	unsigned record_count;
 	struct vhd_merge_result result;
 	struct err *err;
 };
+
+/* --- merge-record.c --- */
+
+/* Before anything changes: what the layers, which nobody writes to, had changed. */
+int merge_records_begin(struct merge *merge);
+
+/* When the target's file is at rest and will not change any more in this merge. `gone`: the merged layers. */
+int merge_records_write(struct merge *merge, struct image_layer *const *gone);
+void merge_records_done(struct merge *merge);
 
 /* --- merge-end.c: each step of it leaves a chain that opens, and may be done again --- */
 
