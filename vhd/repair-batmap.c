@@ -188,6 +188,7 @@ static int identity_write(struct repair *repair, const struct layer *layer, cons
 	                text);
 	memcpy(header.parent_uuid, uuid, sizeof(header.parent_uuid));
 	header.parent_time_stamp = time_stamp;
+	repair->parent_changed = true;
 	return r ? r : repair_header_put(repair, &header, layer->header_offset);
 }
 

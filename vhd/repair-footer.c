@@ -430,6 +430,9 @@ static int rebuild_from_header(struct repair *repair, const struct found *end, c
 	int r;
 
 	r = header_search(repair, &header, &offset);
+	if (r && offset)
+		return repair_refuse(repair, "footer-missing", 0, "both footers are lost, and the header at offset %" PRIu64
+		                     ", which could say what they were, is damaged too", offset);
 	if (r)
 		return r;
 	if (is_remnant(copy, offset))
@@ -475,7 +478,7 @@ static int rebuild_fixed(struct repair *repair, const struct identity *identity)
 	char why[400];
 	int r;
 
-	if (!repair->options->force || size == 0 || size > VHD_MAX_SIZE) {
+	if (!repair->options->force || repair->options->parent || size == 0 || size > VHD_MAX_SIZE) {
 		err_set(repair->err, VHD_E_NOT_VHD, "%s: not a VHD, or nothing is left to tell: no footer, no copy of one and no "
 		        "header were found. If it is what remains of a fixed disk, --force gives it a footer for its %" PRIu64
 		        " bytes", repair->path, size);
@@ -520,7 +523,7 @@ static int rebuild(struct repair *repair, const struct found *end, const struct 
 	if (search == 0 && has_copy(&searched))
 		return take_searched(repair, &searched, offset);
 	r = rebuild_from_header(repair, end, copy, &identity);
-	if (r == 0 && search == 0)
+	if (r == 0 && search == 0 && !repair->refused)
 		return repair_refuse(repair, "footer-missing", offset, "there are a fixed disk's footer at offset %" PRIu64
 		                     " and a dynamic disk's header: which of the two it is cannot be told", offset);
 	if (r != 1)

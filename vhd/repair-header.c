@@ -40,9 +40,14 @@ static bool table_is_good(struct repair *repair, const struct header *header, ui
 	       (!exact || table.needed == header->max_table_entries);
 }
 
-static bool try_checksum(const struct header_disk *disk, struct header *ret)
+/* A sum of bytes does not prove much (it is blind to their order): the table must agree with the blocks too. */
+static bool try_checksum(struct repair *repair, const struct header_disk *disk, uint64_t offset, struct header *ret)
 {
-	return header_decode(disk, false, ret, NULL) == 0;
+	struct table_judgement table;
+
+	return header_decode(disk, false, ret, NULL) == 0 &&
+	       table_judge(repair, ret, offset, repair->footer.current_size, &table) == 0 && table.inside &&
+	       (table.used == 0 || table.bad < table.used);
 }
 
 /* One field, or the block size with the number of entries, was changed. */
@@ -54,23 +59,23 @@ static bool header_prove(struct repair *repair, const struct header_disk *damage
 	struct header found;
 
 	memcpy(base.cookie, "cxsparse", 8);
-	if (try_checksum(&base, ret))
+	if (try_checksum(repair, &base, offset, ret))
 		return true;
 	disk = base;
 	disk.data_offset = be64_make(VHD_NO_OFFSET);
-	if (try_checksum(&disk, ret))
+	if (try_checksum(repair, &disk, offset, ret))
 		return true;
 	disk = base;
 	disk.version = be32_make(0x00010000);
-	if (try_checksum(&disk, ret))
+	if (try_checksum(repair, &disk, offset, ret))
 		return true;
 	disk = base;
 	memset(disk.reserved2, 0, sizeof(disk.reserved2));
-	if (try_checksum(&disk, ret))
+	if (try_checksum(repair, &disk, offset, ret))
 		return true;
 	disk = base;
 	disk.reserved = be32_make(0);
-	if (try_checksum(&disk, ret))
+	if (try_checksum(repair, &disk, offset, ret))
 		return true;
 	if (repair->footer.type == VHD_DYNAMIC) {
 		disk = base;
@@ -78,38 +83,67 @@ static bool header_prove(struct repair *repair, const struct header_disk *damage
 		disk.parent_time_stamp = disk.reserved = be32_make(0);
 		memset(disk.parent_name, 0, sizeof(disk.parent_name));
 		memset(disk.locators, 0, sizeof(disk.locators));
-		if (try_checksum(&disk, ret))
+		if (try_checksum(repair, &disk, offset, ret))
 			return true;
 	}
 	for (unsigned shift = 9; shift <= 28; shift++) {
 		disk = base;
 		disk.block_size = be32_make(1u << shift);
-		if (try_checksum(&disk, ret))
+		if ((size + (1u << shift) - 1) >> shift == be32_get(disk.max_table_entries) &&
+		    try_checksum(repair, &disk, offset, ret))
 			return true;
 	}
 	if (is_power_of_two(block_size) && block_size >= VHD_SECTOR && block_size <= VHD_MAX_BLOCK_SIZE) {
 		disk = base;
 		disk.max_table_entries = be32_make((uint32_t)((size + block_size - 1) / block_size));
-		if (try_checksum(&disk, ret))
+		if (try_checksum(repair, &disk, offset, ret))
 			return true;
 		found = (struct header){.block_size = block_size};
 		disk = base;
 		if (table_find(repair, offset, size, &found) == 0) {
 			disk.table_offset = be64_make(found.table_offset);
-			if (try_checksum(&disk, ret))
+			if (try_checksum(repair, &disk, offset, ret))
 				return true;
 		}
 	}
 	return false;
 }
 
-/* Nothing proves it, but every field that matters agrees with the blocks. */
-static bool header_believe(struct repair *repair, const struct header_disk *damaged, uint64_t offset, struct header *ret)
+/* No checksum proves it, but every field that matters agrees with the blocks, or all but one, which they tell. */
+static bool header_believe(struct repair *repair, const struct header_disk *damaged, uint64_t offset, struct header *ret,
+                           const char **ret_what)
 {
+	uint64_t size = repair->footer.current_size;
 	struct header_disk disk = *damaged;
+	struct header found;
 
 	if (!header_has_cookie(&disk))
 		return false;
+	*ret_what = "the header's checksum is renewed: all that blocks depend on is right in it; which byte was changed cannot "
+	            "be told";
+	if (header_decode(&disk, true, ret, NULL) == 0 && table_is_good(repair, ret, offset, true))
+		return true;
+	found = (struct header){.block_size = be32_get(disk.block_size)};
+	*ret_what = "the header's Table Offset becomes that of the only table in the file of which every entry fits";
+	if (is_power_of_two(found.block_size) && found.block_size >= VHD_SECTOR && found.block_size <= VHD_MAX_BLOCK_SIZE &&
+	    table_find(repair, offset, size, &found) == 0) {
+		disk.table_offset = be64_make(found.table_offset);
+		if (header_decode(&disk, true, ret, NULL) == 0 && table_is_good(repair, ret, offset, true))
+			return true;
+	}
+	*ret_what = "the header's Block Size becomes the one with which the disk has as many blocks as the BAT has entries, and "
+	            "every entry fits";
+	disk = *damaged;
+	for (unsigned shift = 28; shift >= 9; shift--) {
+		disk.block_size = be32_make(1u << shift);
+		if (header_decode(&disk, true, ret, NULL) == 0 && table_is_good(repair, ret, offset, true))
+			return true;
+	}
+	*ret_what = "the header's Max Table Entries becomes what the disk's size needs; every entry fits";
+	disk = *damaged;
+	if (be32_get(disk.block_size) == 0)
+		return false;
+	disk.max_table_entries = be32_make((uint32_t)((size + be32_get(disk.block_size) - 1) / be32_get(disk.block_size)));
 	return header_decode(&disk, true, ret, NULL) == 0 && table_is_good(repair, ret, offset, true);
 }
 
@@ -229,6 +263,7 @@ int repair_header(struct repair *repair)
 	struct format_defect defect;
 	struct header_disk disk;
 	struct header header;
+	const char *what;
 	struct err why;
 	int r;
 
@@ -250,10 +285,9 @@ int repair_header(struct repair *repair)
 	if (header_prove(repair, &disk, offset, &header))
 		r = repair_step(repair, defect.code, offset + defect.field_offset,
 		                "the header is restored; its checksum proves what it was");
-	else if (header_believe(repair, &disk, offset, &header))
-		r = repair_step(repair, defect.code, offset + defect.field_offset, "the header's checksum is renewed: all that "
-		                "blocks depend on is right in it; which byte was changed cannot be told%s",
-		                repair->footer.type == VHD_DIFFERENCING ? " (it may be one of the parent's name or place)" : "");
+	else if (header_believe(repair, &disk, offset, &header, &what))
+		r = repair_step(repair, defect.code, offset + defect.field_offset, "%s%s", what,
+		                repair->footer.type == VHD_DIFFERENCING ? "; what it says of the parent is taken as it is" : "");
 	else
 		return header_elsewhere(repair, offset, defect.code, why.text);
 	return r ? r : repair_header_put(repair, &header, offset);

@@ -16,6 +16,8 @@
 #define JUDGED_ENTRIES_MAX (1u << 24)
 #define TAIL_SLACK 4608u                 /* between the last block and the footer, padding of a page and a sector */
 
+#define EMPTY_SLACK 16384u               /* behind the table of a disk without blocks: a batmap, padding */
+
 static uint32_t bitmap_bytes(const struct header *header)
 {
 	return (uint32_t)round_up((header->block_size / VHD_SECTOR + 7) / 8, VHD_SECTOR);
@@ -52,6 +54,8 @@ static void entries_judge(const struct repair *repair, const struct header *head
 
 		if (i > 0 && start < previous_end)
 			ret->bad++;
+		else if (i > 0 && start - previous_end >= header->block_size)
+			ret->holes++;
 		previous_end = start + length;
 		if (previous_end <= repair->end && previous_end > ret->data_end)
 			ret->data_end = previous_end;
@@ -117,8 +121,9 @@ static bool looks_like_table(const struct front *front, uint64_t offset, uint64_
                              uint64_t end)
 {
 	const be32 *entries = (const be32 *)(front->bytes + offset);
+	uint64_t padded = round_up(needed * 4, VHD_SECTOR);
 
-	if (!range_inside(offset, needed * 4, front->length))
+	if (!range_inside(offset, padded, front->length))
 		return false;
 	/* A table starts where all ones start. */
 	if (offset >= VHD_SECTOR && all_unallocated(front->bytes + offset - VHD_SECTOR, VHD_SECTOR))
@@ -130,7 +135,19 @@ static bool looks_like_table(const struct front *front, uint64_t offset, uint64_
 		    (start < offset + needed * 4 || !range_inside(start, block_bytes, end)))
 			return false;
 	}
+	/* What pads it is ones, or (VirtualBox) zeros: entries that go on say that the blocks are smaller. */
+	for (uint64_t i = needed; i * 4 < padded; i++)
+		if (be32_get(entries[i]) != VHD_BAT_UNALLOCATED && be32_get(entries[i]) != 0)
+			return false;
 	return true;
+}
+
+/* Blocks that are too small leave holes, in which others would fit, behind each of them and before the file's end. */
+static bool is_filled(const struct repair *repair, const struct header *header, const struct table_judgement *table)
+{
+	uint64_t slack = header->block_size - VHD_SECTOR < TAIL_SLACK ? header->block_size - VHD_SECTOR : TAIL_SLACK;
+
+	return table->used == 0 || (table->holes <= (table->used - 1) / 2 && repair->end - table->data_end <= slack);
 }
 
 /* The best table for header->block_size; *ret_used: how many blocks it has. 0, 1: none, or two as good. */
@@ -154,8 +171,9 @@ static int table_pick(const struct repair *repair, const struct front *front, ui
 		r = table_judge(repair, header, header_offset, size, &table);
 		if (r)
 			return r;
-		if (!table.inside || table.bad ||
-		    (to_the_end && table.used && repair->end - table.data_end > TAIL_SLACK))
+		if (!table.inside || table.bad || (to_the_end && !is_filled(repair, header, &table)))
+			continue;
+		if (to_the_end && table.used == 0 && repair->end - table.data_end > EMPTY_SLACK)
 			continue;
 		tie = found && table.used == best_used;
 		if (!found || table.used > best_used) {
@@ -207,7 +225,7 @@ int layout_find(const struct repair *repair, uint64_t header_offset, uint64_t si
 	}
 	for (unsigned i = 0; i < 2 && r == 1; i++) {
 		header.block_size = 1u << empty_shifts[i];
-		r = table_pick(repair, &front, header_offset, size, &header, false, &used);
+		r = table_pick(repair, &front, header_offset, size, &header, true, &used);
 		if (r == 0 && used)
 			r = 1;
 	}
@@ -219,6 +237,7 @@ int layout_find(const struct repair *repair, uint64_t header_offset, uint64_t si
 
 int header_search(const struct repair *repair, struct header *ret, uint64_t *ret_offset)
 {
+	*ret_offset = 0;
 	for (uint64_t offset = VHD_SECTOR; offset < FRONT_BYTES; offset += VHD_SECTOR) {
 		struct header_disk disk;
 
@@ -226,10 +245,8 @@ int header_search(const struct repair *repair, struct header *ret, uint64_t *ret
 			break;
 		if (repair_read(repair, &disk, sizeof(disk), offset) || !header_has_cookie(&disk))
 			continue;
-		if (header_decode(&disk, false, ret, NULL))
-			return 1;
 		*ret_offset = offset;
-		return 0;
+		return header_decode(&disk, false, ret, NULL) ? 1 : 0;
 	}
 	return 1;
 }

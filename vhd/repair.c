@@ -272,6 +272,7 @@ struct after {
 	struct vhd_repair_result *result;
 	const char *path;
 	bool others_only; /* the file itself has been judged by its plan */
+	bool parent_changed; /* by the plan */
 	unsigned refused;
 };
 
@@ -298,7 +299,8 @@ static void after_defect(void *user, const struct vhd_defect *defect)
 
 	if (!own && stat(defect->path, &a) == 0 && stat(after->path, &b) == 0)
 		own = a.st_dev == b.st_dev && a.st_ino == b.st_ino;
-	if (after->others_only && own && strncmp(defect->code, "parent-", 7) != 0)
+	if (after->others_only && own &&
+	    (strncmp(defect->code, "parent-", 7) != 0 || (after->parent_changed && !strcmp(defect->code, "parent-mismatch"))))
 		return;
 	if (after->options->defect)
 		after->options->defect(after->options->user, defect);
@@ -372,6 +374,7 @@ int vhd_repair(const char *path, const struct vhd_repair_options *options, struc
 		if (repair.refused)
 			r = VHD_E_CORRUPT;
 	}
+	after.parent_changed = repair.parent_changed;
 	repair_done(&repair);
 	if (r == 0)
 		r = check_again(&after, err);

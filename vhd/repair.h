@@ -58,8 +58,7 @@ struct repair {
 	bool copy_needed;      /* the copy at 0 is to be written */
 	uint64_t end;          /* where structures must end: where a footer is or was, else the file's end */
 	bool end_is_footer;    /* there is a footer at `end` that may stay */
-	bool bat_changed;
-	uint32_t found;        /* defects that planning saw in its scans */
+	bool bat_changed, parent_changed;
 
 	struct repair_step *steps; /* owned */
 	size_t step_count;
@@ -129,6 +128,7 @@ struct table_judgement {
 	uint64_t needed;    /* entries */
 	bool inside;        /* the table lies in the file, off the copy of the footer and the header */
 	uint64_t used, bad; /* entries */
+	uint64_t holes;     /* between blocks, large enough for another */
 	uint64_t data_end;  /* of the last good block, bytes; the table's end if there is none */
 };
 int table_judge(const struct repair *repair, const struct header *header, uint64_t header_offset, uint64_t size,
@@ -140,7 +140,9 @@ int layout_find(const struct repair *repair, uint64_t header_offset, uint64_t si
 /* The table alone: header->block_size is known. 0, 1: not found, or more than one. */
 int table_find(const struct repair *repair, uint64_t header_offset, uint64_t size, struct header *header);
 
-/* The first good header outside blocks, from offset 512 on. 0, 1: none. */
+/*
+ * The first header from offset 512 on, near the front. 0; 1: none, or it is damaged and *ret_offset is where (0: none).
+ */
 int header_search(const struct repair *repair, struct header *ret, uint64_t *ret_offset);
 
 /* --- repair-identity.c --- */
