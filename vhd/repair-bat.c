@@ -29,7 +29,10 @@ struct blocks {
 	uint64_t end; /* of the last structure that may stay, bytes */
 	uint64_t copied;
 	uint32_t told, untold;
+	uint32_t used, wrong; /* entries; those that were cleared or moved */
 };
+
+#define WRONG_UNASKED 3u /* entries; more, and more than half of all: then it is no BAT */
 
 static uint64_t entry_offset(const struct blocks *blocks, uint32_t block)
 {
@@ -86,6 +89,7 @@ static int entry_clear(struct blocks *blocks, uint32_t block, const char *code, 
 
 	blocks->entries[block] = VHD_BAT_UNALLOCATED;
 	blocks->repair->bat_changed = true;
+	blocks->wrong++;
 	if (++blocks->told > SENTENCES_MAX)
 		blocks->untold++;
 	r = blocks->told > SENTENCES_MAX ? 0 :
@@ -159,6 +163,7 @@ static int block_move(struct blocks *blocks, uint32_t block, uint32_t other)
 	blocks->end = to + blocks->block_bytes;
 	blocks->entries[block] = (uint32_t)(to / VHD_SECTOR);
 	repair->bat_changed = true;
+	blocks->wrong++;
 	r = ++blocks->told > SENTENCES_MAX ? (blocks->untold++, 0) :
 	    repair_step(repair, "bat-overlap", entry_offset(blocks, block), "blocks %" PRIu32 " (at offset %" PRIu64 ") and %"
 	                PRIu32 " (at %" PRIu64 ") share bytes: block %" PRIu32 " is copied to offset %" PRIu64 ", so that each "
@@ -246,14 +251,20 @@ static int blocks_repair(struct blocks *blocks)
 		return r;
 	metadata_collect(blocks);
 	for (uint32_t block = 0; block < blocks->count && r == 0; block++)
-		if (blocks->entries[block] != VHD_BAT_UNALLOCATED)
+		if (blocks->entries[block] != VHD_BAT_UNALLOCATED) {
+			blocks->used++;
 			r = entry_judge(blocks, block);
+		}
 	if (r == 0)
 		r = sum_tell(blocks);
 	if (r == 0)
 		r = overlaps_part(blocks);
 	if (r == 0)
 		r = sum_tell(blocks);
+	if (r == 0 && blocks->wrong > WRONG_UNASKED && blocks->wrong > blocks->used / 2 && !repair->options->force)
+		return repair_refuse(repair, "bat-beyond-end", header->table_offset, "%" PRIu32 " of %" PRIu32 " BAT entries cannot "
+		                     "be right: what lies at offset %" PRIu64 " is not the BAT, or hardly anything is left of it; with "
+		                     "--force what is right in it is kept", blocks->wrong, blocks->used, header->table_offset);
 	if (r == 0 && repair->bat_changed)
 		r = entries_write(blocks);
 	/* Zeros at the end, so that nothing a guest wrote there passes for a footer. */

@@ -321,12 +321,7 @@ static bool header_has_parent(const struct header *header)
 {
 	static const uint8_t none[16];
 
-	if (memcmp(header->parent_uuid, none, 16) || be16_get(header->raw.parent_name[0]))
-		return true;
-	for (unsigned i = 0; i < VHD_LOCATORS; i++)
-		if (be32_get(*(const be32 *)header->locators[i].code))
-			return true;
-	return false;
+	return memcmp(header->parent_uuid, none, 16) || be16_get(header->raw.parent_name[0]);
 }
 
 /* Whether enough of a damaged footer is left to take its less important fields from it. */

@@ -185,9 +185,10 @@ static int header_rebuild(struct repair *repair, const char *code, const char *w
 	if (child && !repair->options->parent)
 		return repair_refuse(repair, code, offset, "%s; only it said which disk is the parent: name it with --parent FILE, "
 		                     "and the rest is rebuilt from the blocks", why);
-	if (offset < VHD_SECTOR || !range_inside(offset, sizeof(struct header_disk), repair->end))
+	r = layout_find(repair, VHD_SECTOR, repair->footer.current_size, &header);
+	/* Before the table there are no blocks. */
+	if (r == 0 && (offset < VHD_SECTOR || offset + sizeof(struct header_disk) > header.table_offset))
 		offset = VHD_SECTOR;
-	r = layout_find(repair, offset, repair->footer.current_size, &header);
 	if (r < 0)
 		return err_set(repair->err, r, "%s: looking for its BAT failed: %s", repair->path, strerror(-r));
 	if (r)
@@ -242,17 +243,22 @@ static int table_place(struct repair *repair, struct header *header, uint64_t of
 	return r ? r : repair_header_put(repair, header, offset);
 }
 
-/* Where Data Offset points there is none; one that is good elsewhere, whose table agrees with the blocks, will do. */
+/*
+ * Where Data Offset points there is none: there is one where all writers but few put it, or one that is good elsewhere
+ * and whose table agrees with the blocks.
+ */
 static int header_elsewhere(struct repair *repair, uint64_t wrong, const char *code, const char *why)
 {
 	struct header header;
 	uint64_t offset;
 	int r = header_search(repair, &header, &offset);
 
-	if (r == 0 && offset != wrong && table_is_good(repair, &header, offset, true)) {
-		r = repair_step(repair, code, 0x10, "the footers' Data Offset becomes %" PRIu64 ", where a good header lies that "
-		                "agrees with the blocks", offset);
-		return r ? r : footer_points_to(repair, offset);
+	if (offset && offset != wrong &&
+	    (offset == VHD_SECTOR || (r == 0 && table_is_good(repair, &header, offset, true)))) {
+		r = repair_step(repair, code, 0x10, "the footers' Data Offset becomes %" PRIu64 ", where a header lies", offset);
+		if (r == 0)
+			r = footer_points_to(repair, offset);
+		return r ? r : repair_header(repair);
 	}
 	return header_rebuild(repair, code, why);
 }
