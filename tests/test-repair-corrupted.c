@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Images damaged as a seed says, one way or two at a time: each is repaired with all that the damage did not take, or
- * refused with a reason and left alone. Another seed: REPAIR_SEED; more cases: REPAIR_CASES; one case: REPAIR_CASE.
+ * refused with a reason and left alone. Another seed: REPAIR_SEED; more cases: REPAIR_CASES; one case: REPAIR_CASE; why any
+ * was refused: REPAIR_REASONS.
  */
 #include <errno.h>
 #include <setjmp.h>
@@ -140,6 +141,7 @@ static void case_build(struct test_case *c, unsigned number)
 	image_build(&c->spec, &c->image);
 	c->content = calloc(1, c->spec.size);
 	assert_non_null(c->content);
+	unlink(parent_path);
 	if (c->spec.type == IMAGE_DIFFERENCING) {
 		struct image image;
 
@@ -221,7 +223,8 @@ static void progress_take(void *user, uint64_t done, uint64_t total)
 static int repair(struct report *report, bool dry_run, bool force, struct vhd_repair_result *result, struct err *err)
 {
 	struct vhd_repair_options options = {
-		.dry_run = dry_run, .force = force, .clear_saved_state = true, .parent = force ? parent_path : NULL,
+		.dry_run = dry_run, .force = force, .clear_saved_state = true,
+		.parent = force && access(parent_path, F_OK) == 0 ? parent_path : NULL,
 		.step = step_take, .loss = loss_take, .progress = progress_take, .user = report,
 	};
 
@@ -258,6 +261,24 @@ static bool file_is(const char *name, const struct image *image)
 
 	free(bytes);
 	return same;
+}
+
+static bool is_of_bat(enum corruption how)
+{
+	return how >= CORRUPT_BAT_SAME && how <= CORRUPT_BAT_METADATA;
+}
+
+/*
+ * Whether the damage leaves no trace. What follows a file that was cut off looks like the rest of its last blocks; how
+ * large a fixed disk was that lost its footer, nothing says; and an entry that names the place of a block whose own
+ * entry is gone looks right.
+ */
+static bool is_hidden(const struct test_case *c)
+{
+	if (case_has(c, CORRUPT_TRUNCATE) && (case_has(c, CORRUPT_TRAILING_ZEROS) || case_has(c, CORRUPT_TRAILING_BYTES) ||
+	                                      c->spec.type == IMAGE_FIXED))
+		return true;
+	return c->hows > 1 && is_of_bat(c->how[0]) && is_of_bat(c->how[1]);
 }
 
 static bool opens(void)
@@ -375,7 +396,8 @@ static void case_run(unsigned number, struct count *count)
 	bool force, opened;
 
 	case_build(&c, number);
-	force = case_has(&c, CORRUPT_PARENT_ID) || (c.spec.type == IMAGE_DIFFERENCING && number / KINDS % 3 == 2);
+	force = case_has(&c, CORRUPT_PARENT_ID) ||
+	        ((c.spec.type == IMAGE_DIFFERENCING || c.spec.type == IMAGE_FIXED) && number / KINDS % 3 == 2);
 	report.sectors = c.corrupted.sectors;
 	report.listed = calloc(report.sectors, sizeof(bool));
 	unlink(side_path);
@@ -393,9 +415,7 @@ static void case_run(unsigned number, struct count *count)
 		again = vhd_check(path, NULL, NULL, &err);
 		if (again)
 			fail_msg("%s: repaired, and yet: %s", c.name, err.text);
-		/* What follows a file that was cut off looks like the rest of its last blocks. */
-		content_check(&c, &report, !case_has(&c, CORRUPT_TRUNCATE) ||
-		              !(case_has(&c, CORRUPT_TRAILING_ZEROS) || case_has(&c, CORRUPT_TRAILING_BYTES)));
+		content_check(&c, &report, !is_hidden(&c));
 		count->repaired += result.changed_bytes > 0;
 		count->clean += result.changed_bytes == 0;
 		again = (int)report.writes;
@@ -412,6 +432,8 @@ static void case_run(unsigned number, struct count *count)
 		}
 	} else {
 		count->refused++;
+		if (getenv("REPAIR_REASONS"))
+			print_message("%s: %s\n", c.name, report.reason[0] ? report.reason : err.text);
 		if (r < 0 || (r == VHD_E_CORRUPT && (report.refused == 0 || strlen(report.reason) < 30)) || strlen(err.text) < 30)
 			fail_msg("%s: no reason given: %d %s", c.name, r, err.text);
 		if (!may_be_refused(&c))

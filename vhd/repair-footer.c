@@ -150,7 +150,17 @@ static int take_copy(struct repair *repair, const struct found *end, const struc
 	                   "the footer at the end is written anew, from its good copy at offset 0");
 }
 
-/* Whether the header is where the footer says, and the disk has as many blocks as the header has entries. */
+static bool header_has_parent(const struct header *header)
+{
+	static const uint8_t none[16];
+
+	return memcmp(header->parent_uuid, none, 16) || be16_get(header->raw.parent_name[0]);
+}
+
+/*
+ * Whether the header is where the footer says, the disk has as many blocks as the header has entries, and both speak of
+ * a parent or neither does.
+ */
 static bool header_agrees(struct repair *repair, const struct footer *footer)
 {
 	struct header_disk disk;
@@ -158,6 +168,7 @@ static bool header_agrees(struct repair *repair, const struct footer *footer)
 
 	return repair_read(repair, &disk, sizeof(disk), footer->data_offset) == 0 &&
 	       header_decode(&disk, false, &header, NULL) == 0 &&
+	       (footer->type == VHD_DIFFERENCING) == header_has_parent(&header) &&
 	       (footer->current_size + header.block_size - 1) / header.block_size == header.max_table_entries;
 }
 
@@ -206,14 +217,39 @@ static bool variant_make(const struct found *found, const struct identity *ident
 	return n == 0 || memcmp(&disk, &found->disk, sizeof(disk));
 }
 
-/* One field was changed, and putting it right makes the checksum hold. */
+/* Whether the n-th variant changes something that the disk depends on. */
+static bool matters(unsigned n)
+{
+	return n == 3 || (n >= 5 && n <= 10);
+}
+
+/* The checksum does not hold, but everything that the disk depends on is right. */
+static bool believe(struct repair *repair, const struct found *found, struct footer *ret)
+{
+	struct footer_disk disk = found->disk;
+	unsigned same = 0;
+
+	for (unsigned i = 0; i < sizeof(disk.cookie); i++)
+		same += disk.cookie[i] == (uint8_t)"conectix"[i];
+	if (same < 4)
+		return false;
+	memcpy(disk.cookie, "conectix", 8);
+	return footer_decode(&disk, true, ret, NULL) == 0 && (has_copy(ret) || found->offset != 0) &&
+	       agrees(repair, ret, found->offset);
+}
+
+/*
+ * One field was changed, and putting it right makes the checksum hold. A sum of bytes holds by chance now and then: what
+ * matters is left as it is when it agrees with the file.
+ */
 static bool prove_alone(struct repair *repair, const struct found *found, const struct identity *identity,
                         struct footer *ret)
 {
+	bool agreed = believe(repair, found, ret);
 	struct footer_disk disk;
 
 	for (unsigned n = 0; n < VARIANTS; n++)
-		if (variant_make(found, identity, n, &disk) && holds(&disk, ret) &&
+		if (!(agreed && matters(n)) && variant_make(found, identity, n, &disk) && holds(&disk, ret) &&
 		    (ret->type != VHD_FIXED || found->offset != 0) && agrees(repair, ret, found->offset))
 			return true;
 	return false;
@@ -242,21 +278,6 @@ static bool prove_together(struct repair *repair, const struct found *a, const s
 			return true;
 	}
 	return false;
-}
-
-/* The checksum does not hold, but everything that the disk depends on is right. */
-static bool believe(struct repair *repair, const struct found *found, struct footer *ret)
-{
-	struct footer_disk disk = found->disk;
-	unsigned same = 0;
-
-	for (unsigned i = 0; i < sizeof(disk.cookie); i++)
-		same += disk.cookie[i] == (uint8_t)"conectix"[i];
-	if (same < 4)
-		return false;
-	memcpy(disk.cookie, "conectix", 8);
-	return footer_decode(&disk, true, ret, NULL) == 0 && (has_copy(ret) || found->offset != 0) &&
-	       agrees(repair, ret, found->offset);
 }
 
 static int take_restored(struct repair *repair, const struct found *found, const struct footer *footer, bool proven)
@@ -315,13 +336,6 @@ static int footer_search(struct repair *repair, struct footer *ret, uint64_t *re
 	}
 	free(chunk);
 	return r;
-}
-
-static bool header_has_parent(const struct header *header)
-{
-	static const uint8_t none[16];
-
-	return memcmp(header->parent_uuid, none, 16) || be16_get(header->raw.parent_name[0]);
 }
 
 /* Whether enough of a damaged footer is left to take its less important fields from it. */

@@ -121,7 +121,8 @@ static bool header_believe(struct repair *repair, const struct header_disk *dama
 		return false;
 	*ret_what = "the header's checksum is renewed: all that blocks depend on is right in it; which byte was changed cannot "
 	            "be told";
-	if (header_decode(&disk, true, ret, NULL) == 0 && table_is_good(repair, ret, offset, true))
+	if (header_decode(&disk, true, ret, NULL) == 0 && ret->max_table_entries == (size + ret->block_size - 1) / ret->block_size &&
+	    table_is_good(repair, ret, offset, false))
 		return true;
 	found = (struct header){.block_size = be32_get(disk.block_size)};
 	*ret_what = "the header's Table Offset becomes that of the only table in the file of which every entry fits";
