@@ -241,6 +241,7 @@ static int blocks_repair(struct blocks *blocks)
 {
 	struct repair *repair = blocks->repair;
 	const struct header *header = &blocks->layer->header;
+	bool hopeless;
 	int r;
 
 	if (blocks->count > header->max_table_entries ||
@@ -261,10 +262,13 @@ static int blocks_repair(struct blocks *blocks)
 		r = overlaps_part(blocks);
 	if (r == 0)
 		r = sum_tell(blocks);
-	if (r == 0 && blocks->wrong > WRONG_UNASKED && blocks->wrong > blocks->used / 2 && !repair->options->force)
+	hopeless = blocks->wrong >= blocks->used - blocks->used / 4;
+	if (r == 0 && blocks->wrong > WRONG_UNASKED && blocks->wrong > blocks->used / 2 &&
+	    (hopeless || !repair->options->force))
 		return repair_refuse(repair, "bat-beyond-end", header->table_offset, "%" PRIu32 " of %" PRIu32 " BAT entries cannot "
-		                     "be right: what lies at offset %" PRIu64 " is not the BAT, or hardly anything is left of it; with "
-		                     "--force what is right in it is kept", blocks->wrong, blocks->used, header->table_offset);
+		                     "be right: what lies at offset %" PRIu64 " is not the BAT, or hardly anything is left of it%s",
+		                     blocks->wrong, blocks->used, header->table_offset,
+		                     hopeless ? "" : "; with --force what is right in it is kept");
 	if (r == 0 && repair->bat_changed)
 		r = entries_write(blocks);
 	/* Zeros at the end, so that nothing a guest wrote there passes for a footer. */
