@@ -255,7 +255,7 @@ static int header_elsewhere(struct repair *repair, uint64_t wrong, const char *c
 	int r = header_search(repair, &header, &offset);
 
 	if (offset && offset != wrong &&
-	    (offset == VHD_SECTOR || (r == 0 && table_is_good(repair, &header, offset, true)))) {
+	    (offset == VHD_SECTOR || (r == 0 && table_is_good(repair, &header, offset, false)))) {
 		r = repair_step(repair, code, 0x10, "the footers' Data Offset becomes %" PRIu64 ", where a header lies", offset);
 		if (r == 0)
 			r = footer_points_to(repair, offset);

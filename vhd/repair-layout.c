@@ -16,6 +16,7 @@
 #define JUDGED_ENTRIES_MAX (1u << 24)
 #define TAIL_SLACK 4608u                 /* between the last block and the footer, padding of a page and a sector */
 
+#define VOTES 256u                       /* blocks whose bitmaps are looked at */
 #define EMPTY_SLACK 16384u               /* behind the table of a disk without blocks: a batmap, padding */
 
 static uint32_t bitmap_bytes(const struct header *header)
@@ -142,6 +143,71 @@ static bool looks_like_table(const struct front *front, uint64_t offset, uint64_
 	return true;
 }
 
+/* Whether bits [first, end) are all `set`. */
+static bool bits_are(const uint8_t *bitmap, uint32_t first, uint32_t end, bool set)
+{
+	for (uint32_t i = first; i < end; i++)
+		if (!!(bitmap[i / 8] & (0x80 >> i % 8)) != set)
+			return false;
+	return true;
+}
+
+static bool is_zero(const uint8_t *bytes, size_t length)
+{
+	return bytes[0] == 0 && !memcmp(bytes, bytes + 1, length - 1);
+}
+
+/* What the bitmaps say of a block size. */
+struct bitmap_votes {
+	uint32_t looked;
+	uint32_t padded;     /* whose bits beyond the block are neither all set nor all clear: the block is larger */
+	uint32_t half;       /* with bits in its upper half */
+	uint32_t clear, lie; /* with clear bits; with data under the last of them, where a dynamic disk has zeros */
+};
+
+static int block_vote(const struct repair *repair, const struct header *header, uint64_t at, uint8_t *bitmap,
+                      struct bitmap_votes *votes)
+{
+	uint32_t sectors = header->block_size / VHD_SECTOR, length = bitmap_bytes(header), last = sectors;
+	uint8_t sector[VHD_SECTOR];
+	int r;
+
+	r = repair_read(repair, bitmap, length, at);
+	if (r)
+		return r;
+	votes->looked++;
+	if (length * 8 > sectors && !bits_are(bitmap, sectors, length * 8, false) && !bits_are(bitmap, sectors, length * 8, true))
+		votes->padded++;
+	votes->half += !bits_are(bitmap, sectors / 2, sectors, false);
+	while (last > 0 && (bitmap[(last - 1) / 8] & (0x80 >> (last - 1) % 8)))
+		last--;
+	if (last == 0)
+		return 0;
+	votes->clear++;
+	r = repair_read(repair, sector, sizeof(sector), at + length + (uint64_t)(last - 1) * VHD_SECTOR);
+	votes->lie += r == 0 && !is_zero(sector, sizeof(sector));
+	return r;
+}
+
+/* Whether the sector bitmaps of the table's first blocks look like those of blocks of that size. */
+static bool bitmaps_agree(const struct repair *repair, const struct header *header, uint64_t needed)
+{
+	struct bitmap_votes votes = {0};
+	uint8_t *bitmap = malloc(bitmap_bytes(header));
+	int r = bitmap ? 0 : -ENOMEM;
+
+	for (uint64_t i = 0; i < needed && votes.looked < VOTES && r == 0; i++) {
+		be32 entry;
+
+		r = repair_read(repair, &entry, sizeof(entry), header->table_offset + i * 4);
+		if (r == 0 && be32_get(entry) != VHD_BAT_UNALLOCATED)
+			r = block_vote(repair, header, (uint64_t)be32_get(entry) * VHD_SECTOR, bitmap, &votes);
+	}
+	free(bitmap);
+	return r == 0 && (votes.looked == 0 || (votes.padded <= votes.looked / 4 && votes.half > 0 &&
+	       (repair->footer.type != VHD_DYNAMIC || votes.lie <= votes.clear / 2)));
+}
+
 /* Blocks that are too small leave holes, in which others would fit, behind each of them and before the file's end. */
 static bool is_filled(const struct repair *repair, const struct header *header, const struct table_judgement *table)
 {
@@ -172,6 +238,8 @@ static int table_pick(const struct repair *repair, const struct front *front, ui
 		if (r)
 			return r;
 		if (!table.inside || table.bad || (to_the_end && !is_filled(repair, header, &table)))
+			continue;
+		if (to_the_end && !bitmaps_agree(repair, header, table.needed))
 			continue;
 		if (to_the_end && table.used == 0 && repair->end - table.data_end > EMPTY_SLACK)
 			continue;

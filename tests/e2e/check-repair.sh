@@ -70,6 +70,7 @@ says out 'doubtful: bytes 10485760 to 12582911'
 vhd read twice.vhd 0 2097152 > one && vhd read twice.vhd 10M 2097152 > other || fail 'reading both'
 same_bytes one other
 cmp -n 2097152 data one || fail 'the first block has changed'
+put twice.vhd $((table + 20)) < entry
 exits 1 vhd check --repair twice.vhd --side-file saved
 says err 'exists already'
 
