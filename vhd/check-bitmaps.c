@@ -38,7 +38,7 @@ struct bitmap_scan {
 	uint32_t unreadable;
 };
 
-static uint32_t block_sectors(const struct layer *layer, uint32_t block)
+uint32_t layer_block_sectors(const struct layer *layer, uint32_t block)
 {
 	uint64_t start = (uint64_t)block << layer->block_shift, left = layer->size - start;
 
@@ -50,7 +50,7 @@ static bool bit_is_set(const uint8_t *map, uint32_t bit)
 	return map[bit / 8] & (0x80 >> bit % 8);
 }
 
-static bool bitmap_is_full(const uint8_t *bitmap, uint32_t sectors)
+bool bitmap_bytes_full(const uint8_t *bitmap, uint32_t sectors)
 {
 	if (sectors >= 8 && (bitmap[0] != 0xFF || memcmp(bitmap, bitmap + 1, sectors / 8 - 1)))
 		return false;
@@ -159,7 +159,7 @@ static void *reader_run(void *user)
 			continue;
 		finding->error = layer_read(layer, reader->bitmap, layer->bitmap_bytes, (uint64_t)entry * VHD_SECTOR);
 		finding->full = finding->error == 0 &&
-		                bitmap_is_full(reader->bitmap, block_sectors(layer, reader->first + i));
+		                bitmap_bytes_full(reader->bitmap, layer_block_sectors(layer, reader->first + i));
 	}
 	return NULL;
 }
@@ -212,7 +212,7 @@ static void finding_take(struct bitmap_scan *scan, uint32_t block, const struct 
 	if (!finding->full && scan->batmap && bit_is_set(scan->batmap, block) && scan->batmap_wrong++ == 0)
 		scan->first_batmap_wrong = block;
 	if (finding->full && layer->footer.type == VHD_DIFFERENCING) {
-		r = look_for_foreign(scan, block, block_sectors(layer, block));
+		r = look_for_foreign(scan, block, layer_block_sectors(layer, block));
 		if (r)
 			unreadable(scan, block, offset, r);
 	}

@@ -130,6 +130,22 @@ static int check_layer(struct check *check, unsigned index)
 	return r ? r : check_bitmaps(check, index);
 }
 
+/* The chain is open: looks into each file of it, and frees it. */
+static int check_chain(struct check *check, const char *path)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < check->chain.count; i++)
+		if (!check->chain.layers[i]->raw)
+			check->result.blocks += check->chain.layers[i]->block_count;
+	for (unsigned i = 0; i < check->chain.count && r == 0; i++)
+		r = check_layer(check, i);
+	chain_done(&check->chain);
+	if (r == 0 && check->result.damages)
+		return err_set(check->err, VHD_E_CORRUPT, "%s: damaged in %u ways", path, check->result.damages);
+	return r;
+}
+
 int vhd_check(const char *path, const struct vhd_check_options *options, struct vhd_check_result *ret,
               struct err *err)
 {
@@ -145,17 +161,33 @@ int vhd_check(const char *path, const struct vhd_check_options *options, struct 
 
 	check.sink = (struct layer_sink){.defect = count_and_forward, .user = &check, .damage_only = true};
 	r = chain_open(path, &open_options, &check.sink, &check.chain, err);
-	if (r == 0) {
-		for (unsigned i = 0; i < check.chain.count; i++)
-			if (!check.chain.layers[i]->raw)
-				check.result.blocks += check.chain.layers[i]->block_count;
-		for (unsigned i = 0; i < check.chain.count && r == 0; i++)
-			r = check_layer(&check, i);
-		chain_done(&check.chain);
-	}
+	if (r == 0)
+		r = check_chain(&check, path);
 	if (ret)
 		*ret = check.result;
-	if (r == 0 && check.result.damages)
-		return err_set(err, VHD_E_CORRUPT, "%s: damaged in %u ways", path, check.result.damages);
+	return r;
+}
+
+int check_store_take(struct store *store, const char *path, const struct vhd_check_options *options,
+                     struct vhd_check_result *ret, struct err *err)
+{
+	struct check check = {.options = options, .err = err};
+	struct layer *layer;
+	int r;
+
+	check.sink = (struct layer_sink){.defect = count_and_forward, .user = &check, .damage_only = true};
+	r = layer_open_take(store, path, &check.sink, &layer, err);
+	if (r == 0) {
+		check.chain.layers = malloc(sizeof(struct layer *));
+		if (check.chain.layers) {
+			check.chain.layers[0] = layer;
+			check.chain.count = 1;
+			r = check_chain(&check, path);
+		} else {
+			layer_free(layer);
+			r = err_set(err, -ENOMEM, "%s: no memory", path);
+		}
+	}
+	*ret = check.result;
 	return r;
 }

@@ -5,12 +5,18 @@
 #include "common/interrupt.h"
 #include "common/json.h"
 #include "common/size.h"
-#include "vhd/cli.h"
+#include "vhd/cmd-check.h"
 
-enum { KEY_ONE_FILE = 256 };
+enum { KEY_ONE_FILE = 256, KEY_REPAIR, KEY_DRY_RUN, KEY_FORCE, KEY_CLEAR_SAVED, KEY_SIDE_FILE, KEY_UNDO };
 
 static const struct cli_option options[] = {
         {KEY_ONE_FILE, "one-file", NULL, "leave the parents out"},
+        {KEY_REPAIR, "repair", NULL, "repair FILE (its parents never); first save what will be changed"},
+        {KEY_DRY_RUN, "dry-run", NULL, "with --repair: show what would be done, change nothing"},
+        {KEY_FORCE, "force", NULL, "with --repair: do what rests on your word (see vhd(1))"},
+        {KEY_CLEAR_SAVED, "clear-saved-state", NULL, "with --repair: take a stale saved-state mark away"},
+        {KEY_SIDE_FILE, "side-file", "NEW", "with --repair: save to NEW, not to FILE.repair"},
+        {KEY_UNDO, "undo-repair", "SIDEFILE", "put back what a repair saved in SIDEFILE"},
         {0},
 };
 
@@ -99,14 +105,40 @@ static int run(struct cli *cli)
 {
 	struct check check = {.cli = cli, .json = json_to(stdout)};
 	struct vhd_check_options check_options = {.defect = defect_take, .progress = progress_take, .user = &check};
+	struct vhd_repair_options repair_options = {.dry_run = false};
 	struct vhd_check_result result = {0};
+	const char *arg, *undo = NULL;
 	struct err err = {.text = ""};
-	const char *arg;
+	bool repair = false;
 	int r;
 
-	for (int key; (key = cli_next(cli, &arg)) != CLI_END;)
+	for (int key; (key = cli_next(cli, &arg)) != CLI_END;) {
 		if (key == KEY_ONE_FILE)
-			check_options.one_file = true;
+			check_options.one_file = repair_options.one_file = true;
+		else if (key == KEY_REPAIR)
+			repair = true;
+		else if (key == KEY_DRY_RUN)
+			repair_options.dry_run = true;
+		else if (key == KEY_FORCE)
+			repair_options.force = true;
+		else if (key == KEY_CLEAR_SAVED)
+			repair_options.clear_saved_state = true;
+		else if (key == KEY_SIDE_FILE)
+			repair_options.side_file = arg;
+		else if (key == KEY_UNDO)
+			undo = arg;
+	}
+	if (undo && (repair || repair_options.dry_run || repair_options.clear_saved_state || repair_options.side_file ||
+	             cli->json))
+		cli_usage(cli, "--undo-repair goes with --force only");
+	if (!repair && !undo && repair_options.force)
+		cli_usage(cli, "--force needs --repair or --undo-repair");
+	if (!repair && (repair_options.dry_run || repair_options.clear_saved_state || repair_options.side_file))
+		cli_usage(cli, "--dry-run, --clear-saved-state and --side-file need --repair");
+	if (undo)
+		return check_undo(cli, undo, repair_options.force);
+	if (repair)
+		return check_repair(cli, &repair_options);
 	check_options.parent = cli->parent;
 	check_options.parent_raw = cli->parent_raw;
 	check_options.allow_dirs = cli->allow_dirs;
@@ -134,8 +166,9 @@ static int run(struct cli *cli)
 const struct cli_command command_check = {
         .name = "check",
         .operands = "FILE",
-        .summary = "look for damage; change nothing",
-        .details = "Exit status 0: no damage (there may be notes and warnings); 3: damage; 1: could not check.",
+        .summary = "look for damage; change nothing, or repair it",
+        .details = "Exit status 0: no damage (there may be notes and warnings); 3: damage; 1: could not check.\n"
+                   "With --repair, 0: no damage is left; 3: damage is left that it refused to touch.",
         .groups = CLI_CHAIN | CLI_JSON | CLI_PROGRESS,
         .min_operands = 1,
         .max_operands = 1,

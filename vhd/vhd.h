@@ -339,6 +339,75 @@ struct vhd_changed_result {
 int vhd_changed(const char *path, const struct vhd_changed_options *options, struct vhd_changed_result *ret,
                 struct err *err);
 
+/*
+ * --- Repair ---
+ *
+ * Of one file; its parents are looked at and left alone. First everything is planned and the plan checked: if it does
+ * not lead to a file without damage, the file stays as it is. Then what will be overwritten or cut off goes to a side
+ * file, then the changes are made, in an order that leaves the file no worse wherever it is interrupted; the same call
+ * again goes on from there.
+ */
+
+enum vhd_repair_state {
+	VHD_REPAIR_PLANNED, /* dry_run: it would be done */
+	VHD_REPAIR_DONE,
+	VHD_REPAIR_REFUSED, /* damage that stays; the sentence says why, and what to do */
+};
+
+struct vhd_repair_step {
+	enum vhd_repair_state state;
+	const char *code;     /* as of struct vhd_defect */
+	const char *path;     /* the file it is in */
+	uint64_t offset;      /* in that file, bytes */
+	const char *sentence; /* for people; without the path */
+};
+
+struct vhd_repair_loss {
+	uint64_t offset, length; /* of the disk, bytes */
+	bool doubtful;           /* it is there, but may be another block's; else it is lost, and reads as zeros or as the
+	                            parent's */
+	const char *sentence;
+};
+
+struct vhd_repair_options {
+	bool dry_run;
+	bool force;             /* do what rests on an assumption: another parent's identity, a fixed disk without any footer */
+	bool clear_saved_state;
+	const char *side_file;  /* must not exist; NULL: PATH.repair, or PATH.repair.2, ... */
+	const char *parent;     /* as for vhd_check; with `force`, its identity is written into the image */
+	bool parent_raw;
+	const char *const *allow_dirs;
+	bool one_file;          /* do not look at the parents */
+	void (*step)(void *user, const struct vhd_repair_step *step);        /* may be NULL, as the next three */
+	void (*loss)(void *user, const struct vhd_repair_loss *loss);
+	void (*defect)(void *user, const struct vhd_defect *defect);         /* of the check at the end */
+	void (*progress)(void *user, uint64_t done, uint64_t total);         /* bytes written; then blocks checked */
+	void *user;
+};
+
+#define VHD_SIDE_FILE_MAX 4096
+
+struct vhd_repair_result {
+	unsigned steps, refused;
+	uint64_t changed_bytes;  /* of the image: written, zeroed or cut off */
+	uint64_t lost_bytes, doubtful_bytes; /* of the disk */
+	char side_file[VHD_SIDE_FILE_MAX]; /* that was written; "" if none */
+	struct vhd_check_result after; /* dry_run: of the plan, the one file alone */
+};
+
+/*
+ * 0: no damage is left (dry_run: none would be); VHD_E_CORRUPT: damage is left that it refused to touch; other verdicts
+ * and -errno: it could not be done, or not to the end.
+ */
+int vhd_repair(const char *path, const struct vhd_repair_options *options, struct vhd_repair_result *ret,
+               struct err *err);
+
+/*
+ * Puts back what a repair of `path` saved in `side_file`. Refused with VHD_E_WOULD_LOSE, unless `force`, when the image
+ * has changed since. -errno.
+ */
+int vhd_repair_undo(const char *path, const char *side_file, bool force, struct err *err);
+
 /* "6e4ac331-97a1-4d52-8a5f-1c3f2a9d0c11"; `ret` holds 37 bytes. */
 void vhd_uuid_text(const uint8_t uuid[16], char *ret);
 
