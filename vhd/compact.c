@@ -15,8 +15,11 @@
 #include "vhd/move-block.h"
 
 /* Gaps made ready at a time, by one sync; as much at most waits to be punched behind the moves. */
-#define READY_BYTES (256u << 20)
+#define READY_BYTES (32u << 20)
 #define READY_SLOTS 256u
+
+/* Cut off at a time: file systems keep writers of the file waiting for as long as that takes. */
+#define CUT_BYTES (16u << 20)
 
 /* What guests allocate behind the gaps while the first pass runs is for the others; they need not find an end. */
 #define PASSES 3u
@@ -89,7 +92,7 @@ static int call_cut(void *arg)
 {
 	struct compact *c = arg;
 
-	return slots_cut_back(c->image, c->leaf->writer);
+	return slots_cut_back(c->image, c->leaf->writer, CUT_BYTES);
 }
 
 int compact_settle(struct compact *c)
@@ -333,7 +336,14 @@ static int cut_back(struct compact *c, bool cancelled)
 		rc = worker_call(c->image, call_punch, c);
 	if (rc)
 		return rc;
-	rc = worker_call(c->image, call_cut, c);
+	/* Guests that need new blocks meanwhile may make the file grow again; then that is how it is. */
+	for (uint64_t i = 0; i <= c->result->before_bytes / CUT_BYTES + 1; i++) {
+		rc = worker_call(c->image, call_cut, c);
+		if (rc != 1)
+			break;
+	}
+	if (rc == 1)
+		rc = flush(c);
 	return rc ? err_set(c->err, rc, "%s: the file cannot be cut behind its last block: %s", c->leaf->layer->path,
 	                    strerror(-rc))
 	          : 0;

@@ -13,7 +13,7 @@
 
 /* How many are worth claiming together: writers to the last wait for the work on all. */
 #define MOVE_BATCH 8u
-#define MOVE_BATCH_BYTES (8u << 20)
+#define MOVE_BATCH_BYTES (4u << 20)
 
 struct block_move {
 	uint32_t block;

@@ -445,11 +445,10 @@ static void list_cut(struct slot_list *l, const struct layer *leaf, uint64_t end
 		l->first = 0;
 }
 
-/* What is in use ends there, and nothing behind it can come into use any more. Under the lock. 0 or -ENOMEM. */
-static int draw_back(struct writer *w, uint64_t *ret)
+/* The end of what is in use. Under the lock. 0 or -ENOMEM. */
+static int busy_end(const struct writer *w, uint64_t *ret)
 {
 	const struct layer *leaf = w->layer->layer;
-	struct slots *s = &w->slots;
 	uint64_t end = round_up(leaf->metadata_end, VHD_SECTOR);
 	uint32_t *busy = busy_new(w);
 	size_t n;
@@ -464,33 +463,47 @@ static int draw_back(struct writer *w, uint64_t *ret)
 			end = r.offset + r.length;
 	}
 	free(busy);
-	list_cut(&s->ready, leaf, end);
-	list_cut(&s->punched, leaf, end);
-	while (s->gap_count > s->gaps_used && (uint64_t)s->gaps[s->gap_count - 1] * VHD_SECTOR >= end)
-		s->gap_count--;
-	s->step = step_slots(leaf, STEP_FIRST_BYTES, STEP_FIRST_SLOTS);
 	*ret = end;
 	return 0;
 }
 
-int slots_cut_back(struct image *image, struct writer *w)
+/* Nothing behind `end` can come into use any more. Under the lock. */
+static void draw_back(struct writer *w, uint64_t end)
+{
+	const struct layer *leaf = w->layer->layer;
+	struct slots *s = &w->slots;
+
+	list_cut(&s->ready, leaf, end);
+	list_cut(&s->punched, leaf, end);
+	while (s->gap_count > s->gaps_used &&
+	       (uint64_t)s->gaps[s->gap_count - 1] * VHD_SECTOR + leaf->bitmap_bytes + leaf->block_size > end)
+		s->gap_count--;
+	s->step = step_slots(leaf, STEP_FIRST_BYTES, STEP_FIRST_SLOTS);
+}
+
+int slots_cut_back(struct image *image, struct writer *w, uint64_t most)
 {
 	struct store *store = w->layer->layer->store;
-	uint64_t size, end = 0;
+	uint64_t size, end = 0, to;
 	int rc = store->ops->size(store, &size);
 
 	if (rc)
 		return rc;
 	pthread_mutex_lock(&image->lock);
-	rc = draw_back(w, &end);
+	rc = busy_end(w, &end);
+	to = w->slots.end > end + most ? w->slots.end - most : end;
+	if (rc == 0)
+		draw_back(w, to);
 	pthread_mutex_unlock(&image->lock);
-	if (rc || size <= end + VHD_SECTOR) /* the footer, or the zeros in its place, are there already */
+	if (rc || size <= to + VHD_SECTOR) /* the footer, or the zeros in its place, are there already */
 		return rc;
-	rc = cut_behind(image, w, end);
+	rc = cut_behind(image, w, to);
 	if (rc)
 		return rc;
-	w->slots.end = end;
+	w->slots.end = to;
 	w->slots.cut = true;
+	if (to > end)
+		return 1;
 	return writer_sync(image, w, STORE_BARRIER_CLOSE);
 }
 

@@ -94,8 +94,11 @@ void slots_set_gaps(struct writer *writer, uint32_t *gaps_take, unsigned count, 
 /* Makes the lowest gaps ready, `want` at most, to be used before what is ready further behind. 0 or -errno. */
 int slots_prepare_gaps(struct image *image, struct writer *writer, unsigned want);
 
-/* Cuts the file behind what is in use, durably; slots that were ready there are no more. 0 or -errno. */
-int slots_cut_back(struct image *image, struct writer *writer);
+/*
+ * Cuts the file behind what is in use, by `most` bytes at most; slots that were ready there are no more. 0: all is cut,
+ * durably; 1: there is more to cut; -errno.
+ */
+int slots_cut_back(struct image *image, struct writer *writer, uint64_t most);
 
 void slots_init(struct writer *writer);
 void slots_done(struct slots *slots);
