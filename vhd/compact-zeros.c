@@ -172,23 +172,6 @@ static int drop_zero_blocks(struct compact *c)
 
 /* --- what the file system on the disk does not use --- */
 
-static int refuse_queues(const struct compact *c)
-{
-	return err_set(c->err, -EINVAL,
-	               "%s: what is not used on it can only be thrown away while nothing else reads or writes it",
-	               c->leaf->layer->path);
-}
-
-static bool has_queues(struct image *image)
-{
-	bool has;
-
-	pthread_mutex_lock(&image->lock);
-	has = image->queues != NULL;
-	pthread_mutex_unlock(&image->lock);
-	return has;
-}
-
 /* The first extent that ends behind `offset`; they are sorted. */
 static size_t extent_find(const struct vhd_compact_options *o, uint64_t offset)
 {
@@ -240,23 +223,13 @@ static int punch_unused(struct compact *c, uint64_t from, uint64_t end, uint64_t
 	return rc;
 }
 
-/* Claimed, so that not even a queue that comes now loses what it writes. */
 static int drop_unused_block(struct compact *c, uint32_t block)
 {
-	const struct layer *layer = c->leaf->layer;
-	struct candidates k = {.claims = {{.block = block}}, .count = 1};
-	int rc;
+	uint32_t slot = atomic_load_explicit(&c->leaf->layer->bat[block], memory_order_relaxed);
 
-	k.claims[0].slot = atomic_load_explicit(&layer->bat[block], memory_order_relaxed);
-	rc = candidates_claim(c, &k);
-	if (rc == 0 && has_queues(c->image))
-		rc = refuse_queues(c);
-	else if (rc == 0 && k.claims[0].held && block_is_unused(c, block) && !below_has(c, block))
-		rc = drop_claimed(c, block);
-	else if (rc == 0 && k.claims[0].held)
-		rc = punch_unused(c, block_start(c, block), block_end(c, block), slot_payload(layer, k.claims[0].slot));
-	claim_drop(c->image, c->leaf, &k.claims[0]);
-	return rc;
+	if (block_is_unused(c, block) && !below_has(c, block))
+		return drop_claimed(c, block); /* nobody is there to claim it from */
+	return punch_unused(c, block_start(c, block), block_end(c, block), slot_payload(c->leaf->layer, slot));
 }
 
 static bool block_has_unused(const struct compact *c, uint32_t block)
@@ -282,7 +255,8 @@ static int drop_unused(struct compact *c)
 	return rc;
 }
 
-static int refuse_bad_extents(const struct compact *c)
+/* The list is sound, and nobody comes who could write where it says that nothing is. */
+static int unused_begin(const struct compact *c)
 {
 	const struct vhd_compact_options *o = c->options;
 	uint64_t size = atomic_load(&c->image->size), at = 0;
@@ -295,7 +269,11 @@ static int refuse_bad_extents(const struct compact *c)
 			               c->leaf->layer->path);
 		at = x->offset + x->length;
 	}
-	return has_queues(c->image) ? refuse_queues(c) : 0;
+	if (upkeep_exclude_users(c->image, NULL))
+		return err_set(c->err, -EINVAL,
+		               "%s: what is not used on it can only be thrown away while nothing else reads or writes it",
+		               c->leaf->layer->path);
+	return 0;
 }
 
 int compact_zeros(struct compact *c)
@@ -303,7 +281,7 @@ int compact_zeros(struct compact *c)
 	int rc = 0;
 
 	if (c->options->unused_count > 0) {
-		rc = refuse_bad_extents(c);
+		rc = unused_begin(c);
 		if (rc == 0)
 			rc = drop_unused(c);
 	}
@@ -314,53 +292,58 @@ int compact_zeros(struct compact *c)
 
 /* --- fixed disks --- */
 
-/* Reads and punches with the lock held: no queue can come in between. */
-static int punch_fixed_piece(struct compact *c, uint64_t at, uint32_t length)
+/* Punches what of the buffer is zeros. */
+static int punch_fixed_zeros(struct compact *c, uint64_t at, uint32_t length)
 {
 	struct store *store = c->leaf->layer->store;
-	const char *path = c->leaf->layer->path;
-	bool unused = c->options->unused_count > 0;
-	int rc = 0;
 
-	pthread_mutex_lock(&c->image->lock);
-	if (c->image->queues)
-		rc = err_set(c->err, -EBUSY, "%s: a fixed disk can only be compacted while nothing else reads or writes it",
-		             path);
-	else if (unused)
-		rc = punch_unused(c, at, at + length, at);
-	if (rc == 0 && !c->options->keep_zeros) {
-		rc = store->ops->read(store, c->buffer, length, at);
+	for (uint32_t from = 0; from < length; from += PUNCH_MIN_BYTES) {
+		uint32_t to = from;
+		int rc = 0;
+
+		while (to + PUNCH_MIN_BYTES <= length && is_zero(c, c->buffer + to, PUNCH_MIN_BYTES))
+			to += PUNCH_MIN_BYTES;
+		if (to > from)
+			rc = store->ops->punch(store, at + from, to - from);
 		if (rc)
-			err_set(c->err, rc, "%s: %u bytes at offset %llu cannot be read: %s", path, length, (unsigned long long)at,
-			        strerror(-rc));
-		for (uint32_t from = 0; rc == 0 && from < length;) {
-			uint32_t to = from;
-
-			while (to + PUNCH_MIN_BYTES <= length && is_zero(c, c->buffer + to, PUNCH_MIN_BYTES))
-				to += PUNCH_MIN_BYTES;
-			if (to > from)
-				rc = store->ops->punch(store, at + from, to - from);
-			if (rc)
-				err_set(c->err, rc, "%s: %u bytes at offset %llu cannot be punched: %s", path, to - from,
-				        (unsigned long long)at + from, strerror(-rc));
-			from = to + PUNCH_MIN_BYTES;
-		}
+			return err_set(c->err, rc, "%s: %u bytes at offset %llu cannot be punched: %s", c->leaf->layer->path,
+			               to - from, (unsigned long long)at + from, strerror(-rc));
+		from = to;
 	}
-	pthread_mutex_unlock(&c->image->lock);
-	return rc;
+	return 0;
 }
 
+static int compact_fixed_piece(struct compact *c, uint64_t at, uint32_t length)
+{
+	struct store *store = c->leaf->layer->store;
+	int rc = c->options->unused_count > 0 ? punch_unused(c, at, at + length, at) : 0;
+
+	if (rc || c->options->keep_zeros)
+		return rc;
+	rc = store->ops->read(store, c->buffer, length, at);
+	if (rc)
+		return err_set(c->err, rc, "%s: %u bytes at offset %llu cannot be read: %s", c->leaf->layer->path, length,
+		               (unsigned long long)at, strerror(-rc));
+	return punch_fixed_zeros(c, at, length);
+}
+
+/* Writes to a fixed disk go straight to their place, and there is nothing by which they could be made to wait. */
 int compact_fixed(struct compact *c)
 {
 	uint64_t size = c->leaf->layer->size;
-	int rc = c->options->unused_count > 0 ? refuse_bad_extents(c) : 0;
+	int rc;
 
+	if (c->options->unused_count > 0)
+		rc = unused_begin(c);
+	else if ((rc = upkeep_exclude_users(c->image, NULL)))
+		err_set(c->err, rc, "%s: a fixed disk can only be compacted while nothing else reads or writes it",
+		        c->leaf->layer->path);
 	c->total = size;
 	job_total(c->options->job, size);
 	for (uint64_t at = 0; rc == 0 && at < size; at += COMPACT_PIECE) {
 		uint32_t length = (uint32_t)min64(COMPACT_PIECE, size - at);
 
-		rc = punch_fixed_piece(c, at, length);
+		rc = compact_fixed_piece(c, at, length);
 		if (rc == 0)
 			rc = compact_step(c, length);
 	}
