@@ -73,6 +73,27 @@ static void space_before_the_first_block_is_xens_where_xen_made_the_image(void *
 	expect(&layer, 1, (const unsigned[]){3});
 }
 
+/* 512 bytes of bitmap and the payload, without any space between them. */
+static void where_blocks_lie_close_a_gap_of_one_is_used_as_it_is(void **state)
+{
+	const uint32_t close = (BLOCK + 512) / 512, first = FIRST / 512;
+	uint32_t used[] = {first + 4 * close, first, first + 2 * close, first + 7 * close}, *gaps;
+	struct layer layer = layer_with(0, NULL);
+	unsigned n;
+
+	(void)state;
+	assert_int_equal(gaps_between(&layer, used, 4, false, &gaps, &n), 0);
+	assert_int_equal(n, 1);
+	assert_int_equal(gaps[0] * 512 % 4096, 4096 - 512); /* of two there is room for one that is aligned */
+	free(gaps);
+	assert_int_equal(gaps_between(&layer, used, 4, true, &gaps, &n), 0);
+	assert_int_equal(n, 3);
+	assert_int_equal(gaps[0], first + close);
+	assert_int_equal(gaps[1], first + 3 * close);
+	assert_in_range(gaps[2], first + 5 * close, first + 6 * close);
+	free(gaps);
+}
+
 static void a_gap_that_is_a_sector_too_short_is_none(void **state)
 {
 	struct layer layer = layer_with(2, (const int[]){0, 2});
@@ -99,6 +120,7 @@ int main(void)
 		cmocka_unit_test(there_are_none_between_blocks_that_follow_each_other),
 		cmocka_unit_test(each_block_that_fits_is_found_in_the_order_of_the_file),
 		cmocka_unit_test(space_before_the_first_block_is_xens_where_xen_made_the_image),
+		cmocka_unit_test(where_blocks_lie_close_a_gap_of_one_is_used_as_it_is),
 		cmocka_unit_test(a_gap_that_is_a_sector_too_short_is_none),
 		cmocka_unit_test(behind_metadata_that_lies_behind_blocks_only),
 	};

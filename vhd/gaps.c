@@ -45,33 +45,33 @@ static bool keeps_space(const struct layer *layer)
 	return memcmp(layer->footer.creator, "tap", 3) == 0;
 }
 
-int gaps_find(const struct layer *layer, uint32_t **ret, unsigned *ret_count)
+int gaps_between(const struct layer *layer, uint32_t *used, size_t n, bool tight, uint32_t **ret, unsigned *ret_count)
 {
 	uint64_t block_bytes = (uint64_t)layer->bitmap_bytes + layer->block_size;
-	uint32_t *used = malloc((size_t)layer->block_count * sizeof(*used));
+	uint64_t end = round_up(layer->metadata_end, VHD_SECTOR);
 	struct slot_array gaps = {0};
-	size_t n = 0;
-	int rc = used ? 0 : -ENOMEM;
+	bool first = true;
+	int rc = 0;
 
-	for (uint32_t b = 0; used && b < layer->block_count; b++) {
-		uint32_t slot = atomic_load_explicit(&layer->bat[b], memory_order_relaxed);
-
-		/* Where metadata lies behind blocks, nothing before its end is a gap. */
-		if (slot != VHD_BAT_UNALLOCATED && (uint64_t)slot * VHD_SECTOR >= layer->metadata_end)
-			used[n++] = slot;
-	}
 	if (n > 0)
 		qsort(used, n, sizeof(*used), by_value);
 	for (size_t i = 0; rc == 0 && i < n; i++) {
-		uint64_t next = (uint64_t)used[i] * VHD_SECTOR, at;
+		uint64_t next = (uint64_t)used[i] * VHD_SECTOR, at = slot_place(layer, end);
 
-		if (i == 0 && keeps_space(layer))
+		/* Where metadata lies behind blocks, nothing before its end is a gap. */
+		if (next < layer->metadata_end)
 			continue;
-		at = slot_place(layer, i == 0 ? layer->metadata_end : (uint64_t)used[i - 1] * VHD_SECTOR + block_bytes);
-		for (; rc == 0 && at + block_bytes <= next; at = slot_place(layer, at + block_bytes))
-			rc = array_add(&gaps, (uint32_t)(at / VHD_SECTOR));
+		if (!(first && keeps_space(layer))) {
+			for (; rc == 0 && at + block_bytes <= next; at = slot_place(layer, end)) {
+				rc = array_add(&gaps, (uint32_t)(at / VHD_SECTOR));
+				end = at + block_bytes;
+			}
+			for (; rc == 0 && tight && end + block_bytes <= next; end += block_bytes)
+				rc = array_add(&gaps, (uint32_t)(end / VHD_SECTOR));
+		}
+		first = false;
+		end = next + block_bytes;
 	}
-	free(used);
 	if (rc) {
 		free(gaps.slot);
 		return rc;
@@ -79,4 +79,23 @@ int gaps_find(const struct layer *layer, uint32_t **ret, unsigned *ret_count)
 	*ret = gaps.slot;
 	*ret_count = gaps.count;
 	return 0;
+}
+
+int gaps_find(const struct layer *layer, uint32_t **ret, unsigned *ret_count)
+{
+	uint32_t *used = malloc((size_t)layer->block_count * sizeof(*used));
+	size_t n = 0;
+	int rc;
+
+	if (!used)
+		return -ENOMEM;
+	for (uint32_t b = 0; b < layer->block_count; b++) {
+		uint32_t slot = atomic_load_explicit(&layer->bat[b], memory_order_relaxed);
+
+		if (slot != VHD_BAT_UNALLOCATED)
+			used[n++] = slot;
+	}
+	rc = gaps_between(layer, used, n, false, ret, ret_count);
+	free(used);
+	return rc;
 }

@@ -2,6 +2,8 @@
 #ifndef VHD_GAPS_H
 #define VHD_GAPS_H
 
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "vhd/layer.h"
@@ -20,5 +22,12 @@ uint64_t slot_place(const struct layer *layer, uint64_t offset);
  * of the file. What such space holds is unknown. The BAT must be as it is on disk. Allocated. 0 or -ENOMEM.
  */
 int gaps_find(const struct layer *layer, uint32_t **ret, unsigned *ret_count);
+
+/*
+ * The same between any set of slots, which gets sorted. `tight`: where no aligned slot fits, also one that is not, right
+ * behind what lies in front: so that blocks of other programs, close to each other, leave no gaps that nothing fills.
+ */
+int gaps_between(const struct layer *layer, uint32_t *used, size_t n, bool tight, uint32_t **ret,
+                 unsigned *ret_count);
 
 #endif

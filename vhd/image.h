@@ -372,11 +372,30 @@ void writer_forget_pending(struct writer *writer, uint32_t block);
 void block_claim(struct image *image, struct image_layer *layer, uint32_t block);
 void block_unclaim(struct image *image, struct image_layer *layer, uint32_t block);
 
+/* A block that is claimed as long as it lies in `slot`: what is not there any more is nobody's to move. */
+struct claim {
+	uint32_t block, slot;
+	bool held;
+};
+
+/*
+ * Claims several blocks at the price of one wait, and none (false) if that takes longer than the limit: somebody has the
+ * disk mapped, or its I/O is slow, and writers should not wait for that. Each is then to be dropped, as soon as may be.
+ */
+bool claims_take(struct image *image, struct image_layer *layer, struct claim *claims, unsigned count,
+                 unsigned limit_ms);
+void claim_drop(struct image *image, struct image_layer *layer, struct claim *claim);
+
 /* Lets a part wait while its block is claimed. False: it is not claimed any more. */
 bool part_wait_for_claim(struct part *part);
 
 /* Returns when every epoch that was entered before the call has been left. Any thread that polls no queue. */
 void image_wait_for_epochs(struct image *image);
+
+#define WAIT_WITHOUT_LIMIT 0u
+
+/* The same, but not longer than that: whether they have been left. */
+bool image_wait_for_epochs_within(struct image *image, unsigned limit_ms);
 
 /* --- commit.c --- */
 

@@ -279,12 +279,13 @@ int slots_prepare(struct image *image, struct writer *w)
 		batch[n++] = list_pop(&s->punched);
 	seek_gaps(s, leaf);
 	pthread_mutex_unlock(&image->lock);
-	own_pages = n == 0; /* by slot_place; what was freed may be another program's */
+	own_pages = n == 0 && !s->gaps_tight; /* by slot_place; what was freed may be another program's */
 	if (n == 0)
 		n = take_gaps(s, leaf, want, batch);
 	if (n == 0) {
 		rc = extend(image, w, want, batch, &n);
 		extended = rc == 0;
+		own_pages |= extended;
 	}
 	if (rc == 0)
 		rc = writer_sync(image, w, STORE_BARRIER_SLOTS);
@@ -296,6 +297,214 @@ int slots_prepare(struct image *image, struct writer *w)
 		s->step *= 2;
 	free(batch);
 	return rc;
+}
+
+/* Keeps the order of the file, as far as there is one. */
+static void list_insert_or_leak(struct slot_list *l, uint32_t slot, uint32_t tag)
+{
+	unsigned at;
+
+	if (list_push(l, slot, tag))
+		return;
+	for (at = l->first + l->count - 1; at > l->first && l->slot[at - 1] > slot; at--) {
+		l->slot[at] = l->slot[at - 1];
+		l->tag[at] = l->tag[at - 1];
+	}
+	l->slot[at] = slot;
+	l->tag[at] = tag;
+}
+
+uint32_t slots_take_below(struct writer *w, uint32_t limit)
+{
+	struct slot_list *l = &w->slots.ready;
+	unsigned lowest = l->first;
+	uint32_t slot;
+
+	for (unsigned i = l->first; i < l->first + l->count; i++)
+		if (l->slot[i] < l->slot[lowest])
+			lowest = i;
+	if (l->count == 0 || l->slot[lowest] >= limit)
+		return VHD_BAT_UNALLOCATED;
+	slot = l->slot[lowest];
+	l->slot[lowest] = l->slot[l->first];
+	l->tag[lowest] = l->tag[l->first];
+	(void)list_pop(l);
+	return slot;
+}
+
+void slots_punch_now(struct image *image, struct writer *w)
+{
+	pthread_mutex_lock(&image->lock);
+	slots_punch(image, w);
+	pthread_mutex_unlock(&image->lock);
+}
+
+static size_t list_copy(const struct slot_list *l, uint32_t *ret)
+{
+	if (l->count > 0)
+		memcpy(ret, l->slot + l->first, l->count * sizeof(*ret));
+	return l->count;
+}
+
+/* Slots that blocks or requests use, or will be used by. Under the lock; `ret` has room. Returns how many. */
+static size_t list_busy(const struct writer *w, uint32_t *ret)
+{
+	const struct layer *leaf = w->layer->layer;
+	const struct slots *s = &w->slots;
+	size_t n = 0;
+
+	for (uint32_t b = 0; b < leaf->block_count; b++) {
+		uint32_t slot = atomic_load_explicit(&leaf->bat[b], memory_order_relaxed);
+
+		if (slot != VHD_BAT_UNALLOCATED)
+			ret[n++] = slot;
+	}
+	for (unsigned i = 0; i < PENDING_BUCKETS; i++)
+		for (const struct pending *p = w->pending[i]; p; p = p->next)
+			if (!p->published)
+				ret[n++] = p->slot;
+	n += list_copy(&s->freed, ret + n);
+	n += list_copy(&s->committing, ret + n);
+	return n + list_copy(&s->cleared, ret + n);
+}
+
+/* Room for list_busy. Under the lock. */
+static uint32_t *busy_new(const struct writer *w)
+{
+	const struct slots *s = &w->slots;
+	size_t n = (size_t)w->layer->layer->block_count + s->freed.count + s->committing.count + s->cleared.count +
+	           s->ready.count;
+
+	for (unsigned i = 0; i < PENDING_BUCKETS; i++)
+		for (const struct pending *p = w->pending[i]; p; p = p->next)
+			n++;
+	return malloc((n + 1) * sizeof(uint32_t));
+}
+
+int slots_list_used(struct image *image, struct writer *w, uint32_t **ret, size_t *ret_count)
+{
+	struct slots *s = &w->slots;
+
+	pthread_mutex_lock(&image->lock);
+	*ret = busy_new(w);
+	if (*ret) {
+		*ret_count = list_busy(w, *ret);
+		*ret_count += list_copy(&s->ready, *ret + *ret_count);
+		s->punched.first = s->punched.count = 0;
+		s->gaps_sought = true;
+		s->gap_count = s->gaps_used = 0;
+	}
+	pthread_mutex_unlock(&image->lock);
+	return *ret ? 0 : -ENOMEM;
+}
+
+void slots_set_gaps(struct writer *w, uint32_t *gaps, unsigned count, bool tight)
+{
+	struct slots *s = &w->slots;
+
+	free(s->gaps);
+	s->gaps = gaps;
+	s->gap_count = count;
+	s->gaps_used = 0;
+	s->gaps_tight = tight;
+}
+
+int slots_prepare_gaps(struct image *image, struct writer *w, unsigned want)
+{
+	uint32_t *batch = malloc((want + 1) * sizeof(*batch));
+	unsigned n;
+	int rc;
+
+	if (!batch)
+		return -ENOMEM;
+	n = take_gaps(&w->slots, w->layer->layer, want, batch);
+	rc = n > 0 ? writer_sync(image, w, STORE_BARRIER_SLOTS) : 0;
+	pthread_mutex_lock(&image->lock);
+	for (unsigned i = 0; i < n && rc == 0; i++)
+		list_insert_or_leak(&w->slots.ready, batch[i], !w->slots.gaps_tight);
+	pthread_mutex_unlock(&image->lock);
+	free(batch);
+	return rc;
+}
+
+/* Forgets those that reach beyond `end`. */
+static void list_cut(struct slot_list *l, const struct layer *leaf, uint64_t end)
+{
+	unsigned kept = 0;
+
+	for (unsigned i = l->first; i < l->first + l->count; i++) {
+		struct byte_range r = layer_block_range(leaf, l->slot[i]);
+
+		if (r.offset + r.length > end)
+			continue;
+		l->slot[l->first + kept] = l->slot[i];
+		l->tag[l->first + kept++] = l->tag[i];
+	}
+	l->count = kept;
+	if (kept == 0)
+		l->first = 0;
+}
+
+/* The end of what is in use. Under the lock. 0 or -ENOMEM. */
+static int busy_end(const struct writer *w, uint64_t *ret)
+{
+	const struct layer *leaf = w->layer->layer;
+	uint64_t end = round_up(leaf->metadata_end, VHD_SECTOR);
+	uint32_t *busy = busy_new(w);
+	size_t n;
+
+	if (!busy)
+		return -ENOMEM;
+	n = list_busy(w, busy);
+	for (size_t i = 0; i < n; i++) {
+		struct byte_range r = layer_block_range(leaf, busy[i]);
+
+		if (r.offset + r.length > end)
+			end = r.offset + r.length;
+	}
+	free(busy);
+	*ret = end;
+	return 0;
+}
+
+/* Nothing behind `end` can come into use any more. Under the lock. */
+static void draw_back(struct writer *w, uint64_t end)
+{
+	const struct layer *leaf = w->layer->layer;
+	struct slots *s = &w->slots;
+
+	list_cut(&s->ready, leaf, end);
+	list_cut(&s->punched, leaf, end);
+	while (s->gap_count > s->gaps_used &&
+	       (uint64_t)s->gaps[s->gap_count - 1] * VHD_SECTOR + leaf->bitmap_bytes + leaf->block_size > end)
+		s->gap_count--;
+	s->step = step_slots(leaf, STEP_FIRST_BYTES, STEP_FIRST_SLOTS);
+}
+
+int slots_cut_back(struct image *image, struct writer *w, uint64_t most)
+{
+	struct store *store = w->layer->layer->store;
+	uint64_t size, end = 0, to;
+	int rc = store->ops->size(store, &size);
+
+	if (rc)
+		return rc;
+	pthread_mutex_lock(&image->lock);
+	rc = busy_end(w, &end);
+	to = w->slots.end > end + most ? w->slots.end - most : end;
+	if (rc == 0)
+		draw_back(w, to);
+	pthread_mutex_unlock(&image->lock);
+	if (rc || size <= to + VHD_SECTOR) /* the footer, or the zeros in its place, are there already */
+		return rc;
+	rc = cut_behind(image, w, to);
+	if (rc)
+		return rc;
+	w->slots.end = to;
+	w->slots.cut = true;
+	if (to > end)
+		return 1;
+	return writer_sync(image, w, STORE_BARRIER_CLOSE);
 }
 
 void slots_init(struct writer *w)

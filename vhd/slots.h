@@ -14,6 +14,7 @@
  */
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 struct image;
@@ -34,6 +35,7 @@ struct slots {
 	bool gaps_sought;
 	uint32_t *gaps;
 	unsigned gap_count, gaps_used;
+	bool gaps_tight; /* some may not have their pages for themselves */
 	bool wanted;    /* ready slots run low */
 	unsigned step;  /* slots of the next extension */
 };
@@ -71,6 +73,32 @@ uint64_t slots_used_end(const struct writer *writer);
  * yet: from then on the footer that counts is the copy at offset 0. Worker thread, without the lock. 0 or -errno.
  */
 int slots_cut(struct image *image, struct writer *writer);
+
+/* --- for compacting; all but the first in the worker thread, without the lock --- */
+
+/* Under the lock: the lowest ready slot, if it lies below `limit`; else VHD_BAT_UNALLOCATED. */
+uint32_t slots_take_below(struct writer *writer, uint32_t limit);
+
+/* Punches what was given back, as far as it is out of use. */
+void slots_punch_now(struct image *image, struct writer *writer);
+
+/*
+ * All slots that are used, in use still, or ready to be used. What is between them is nobody's from now on: it is to be
+ * handed to slots_set_gaps, after a commit that begins, and epochs that pass, after this. Allocated. 0 or -ENOMEM.
+ */
+int slots_list_used(struct image *image, struct writer *writer, uint32_t **ret, size_t *ret_count);
+
+/* The gaps from now on, in the order of the file; taken over. */
+void slots_set_gaps(struct writer *writer, uint32_t *gaps_take, unsigned count, bool tight);
+
+/* Makes the lowest gaps ready, `want` at most, to be used before what is ready further behind. 0 or -errno. */
+int slots_prepare_gaps(struct image *image, struct writer *writer, unsigned want);
+
+/*
+ * Cuts the file behind what is in use, by `most` bytes at most; slots that were ready there are no more. 0: all is cut,
+ * durably; 1: there is more to cut; -errno.
+ */
+int slots_cut_back(struct image *image, struct writer *writer, uint64_t most);
 
 void slots_init(struct writer *writer);
 void slots_done(struct slots *slots);

@@ -280,7 +280,11 @@ struct vhd_extent {
 };
 
 struct vhd_compact_options {
-	const struct vhd_extent *unused; /* what no file system on the disk uses: its content is thrown away; sorted */
+	/*
+	 * What no file system on the disk uses, sorted: its content is thrown away. Only while the disk has no queues
+	 * (-EINVAL), as it is out of date with the first write.
+	 */
+	const struct vhd_extent *unused;
 	size_t unused_count;
 	bool keep_zeros;     /* do not read blocks to find those that hold only zeros */
 	struct vhd_job *job; /* may be NULL */
@@ -292,7 +296,10 @@ struct vhd_compact_result {
 	uint32_t freed_blocks, moved_blocks;
 };
 
-/* Gives back blocks that hold nothing, moves others to close gaps, and cuts the file. 0, -ECANCELED, -errno. */
+/*
+ * Gives back blocks that hold nothing, moves others to close gaps, and cuts the file; a fixed disk gets holes where it
+ * holds zeros, while it has no queues (-EBUSY). `ret` holds also after a failure. 0, -ECANCELED, -errno.
+ */
 int vhd_compact(struct vhd *vhd, const struct vhd_compact_options *options, struct vhd_compact_result *ret,
                 struct err *err);
 
