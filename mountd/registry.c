@@ -7,68 +7,34 @@
 #include <limits.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/un.h>
 #include <unistd.h>
 
+#include "common/local-socket.h"
+#include "common/runtime-folder.h"
+
+#define REGISTRY "vhd-mount"
 #define WAITERS_MAX 64
 
 struct registration {
-	char folder[80];
-	char record[110], socket_path[110];
+	int folder; /* descriptors, like the next */
 	int listener;
 	int stop; /* eventfd */
+	char record[32], socket[32]; /* names in the folder */
 	pthread_t thread;
 	bool threaded;
 	int waiters[WAITERS_MAX];
 	unsigned waiter_count;
 };
 
-/* The places where a user's registry may be, the best first. */
-static bool folder_name(uid_t uid, unsigned choice, char *ret, size_t size)
-{
-	const char *runtime = uid == geteuid() ? getenv("XDG_RUNTIME_DIR") : NULL;
-
-	if (choice == 0 && uid == 0)
-		return snprintf(ret, size, "/run/vhd-mount") > 0;
-	if (choice == 0 && runtime && runtime[0] == '/')
-		return snprintf(ret, size, "%s/vhd-mount", runtime) < (int)size;
-	if (choice <= 1 && uid != 0 && snprintf(ret, size, "/run/user/%u/vhd-mount", (unsigned)uid) > 0 && choice == 1)
-		return true;
-	return choice == 2 && snprintf(ret, size, "/tmp/vhd-mount-%u", (unsigned)uid) > 0;
-}
-
-/* Others must not be able to put anything there, nor to have it put elsewhere. */
-static bool folder_is_safe(const char *path, uid_t uid)
-{
-	struct stat stat;
-
-	return lstat(path, &stat) == 0 && S_ISDIR(stat.st_mode) && stat.st_uid == uid && !(stat.st_mode & 077);
-}
-
-static int folder_make(char *ret, size_t size, struct err *err)
-{
-	for (unsigned choice = 0; choice < 3; choice++) {
-		if (!folder_name(geteuid(), choice, ret, size))
-			continue;
-		(void)mkdir(ret, 0700);
-		if (folder_is_safe(ret, geteuid()) && access(ret, W_OK) == 0)
-			return 0;
-	}
-	return err_set(err, -EACCES, "no folder to register the mount in: set XDG_RUNTIME_DIR to a folder of your own that "
-	               "only you can enter");
-}
-
 static int record_write(const struct registration *r, const char *image, const char *dir)
 {
-	int fd = open(r->record, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+	int fd = openat(r->folder, r->record, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
 	FILE *file = fd < 0 ? NULL : fdopen(fd, "w");
 
 	if (!file)
@@ -99,45 +65,6 @@ static void *serve(void *user)
 	}
 }
 
-static int listen_at(const char *path)
-{
-	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	int fd;
-
-	if (strlen(path) >= sizeof(address.sun_path))
-		return -ENAMETOOLONG;
-	strcpy(address.sun_path, path);
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0)
-		return -errno;
-	(void)unlink(path);
-	if (bind(fd, (struct sockaddr *)&address, sizeof(address)) || listen(fd, WAITERS_MAX)) {
-		int e = -errno;
-
-		close(fd);
-		return e;
-	}
-	return fd;
-}
-
-/* Takes away what killed processes left. */
-static void folder_sweep(const char *folder)
-{
-	struct dirent *entry;
-	DIR *d = opendir(folder);
-
-	while (d && (entry = readdir(d))) {
-		char *end;
-		long pid = strtol(entry->d_name, &end, 10);
-
-		if (end != entry->d_name && pid > 0 && (!strcmp(end, ".mount") || !strcmp(end, ".sock")) &&
-		    kill((pid_t)pid, 0) && errno == ESRCH)
-			(void)unlinkat(dirfd(d), entry->d_name, 0);
-	}
-	if (d)
-		closedir(d);
-}
-
 int registration_new(const char *image, const char *dir, struct registration **ret, struct err *err)
 {
 	struct registration *r = calloc(1, sizeof(*r));
@@ -146,21 +73,25 @@ int registration_new(const char *image, const char *dir, struct registration **r
 	if (!r)
 		return err_set(err, -ENOMEM, "out of memory");
 	r->listener = r->stop = -1;
-	e = folder_make(r->folder, sizeof(r->folder), err);
-	if (e) {
+	r->folder = runtime_folder_make(REGISTRY, err);
+	if (r->folder < 0) {
+		e = r->folder;
 		free(r);
 		return e;
 	}
-	folder_sweep(r->folder);
-	snprintf(r->record, sizeof(r->record), "%s/%d.mount", r->folder, (int)getpid());
-	snprintf(r->socket_path, sizeof(r->socket_path), "%s/%d.sock", r->folder, (int)getpid());
-	r->listener = listen_at(r->socket_path);
+	runtime_folder_sweep(r->folder);
+	snprintf(r->record, sizeof(r->record), "%d.mount", (int)getpid());
+	snprintf(r->socket, sizeof(r->socket), "%d.sock", (int)getpid());
+	(void)unlinkat(r->folder, r->socket, 0);
+	r->listener = local_socket_listen(r->folder, r->socket, WAITERS_MAX);
 	r->stop = eventfd(0, EFD_CLOEXEC);
 	e = r->listener < 0 ? r->listener : r->stop < 0 ? -errno : record_write(r, image, dir);
 	if (!e)
 		e = -pthread_create(&r->thread, NULL, serve, r);
 	if (e) {
-		err_set(err, e, "cannot register the mount in %s: %s", r->folder, strerror(-e));
+		char path[RUNTIME_FOLDER_PATH_MAX];
+
+		err_set(err, e, "cannot register the mount in %s: %s", runtime_folder_path(r->folder, path), strerror(-e));
 		registration_end(r, NULL);
 		return e;
 	}
@@ -179,8 +110,8 @@ void registration_end(struct registration *r, const char *failure)
 		if (write(r->stop, &one, sizeof(one)) == sizeof(one))
 			pthread_join(r->thread, NULL);
 	}
-	unlink(r->record);
-	unlink(r->socket_path);
+	unlinkat(r->folder, r->record, 0);
+	unlinkat(r->folder, r->socket, 0);
 	/* Who has connected meanwhile. */
 	for (int fd; r->listener >= 0 && r->waiter_count < WAITERS_MAX &&
 	             (fd = accept4(r->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK)) >= 0;)
@@ -196,14 +127,15 @@ void registration_end(struct registration *r, const char *failure)
 		close(r->listener);
 	if (r->stop >= 0)
 		close(r->stop);
+	close(r->folder);
 	free(r);
 }
 
 /* Whether the record names `dir`. */
-static bool record_matches(const char *path, const char *dir)
+static bool record_matches(int folder, const char *name, const char *dir)
 {
 	char text[2 * PATH_MAX + 2] = {0};
-	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	int fd = openat(folder, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
 	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
 	size_t image;
 
@@ -215,66 +147,54 @@ static bool record_matches(const char *path, const char *dir)
 	return image < (size_t)n && strcmp(text + image, dir) == 0;
 }
 
-static int connect_to(const char *path, uid_t uid, struct waiter *ret)
+static int connect_to(int folder, const char *name, uid_t uid, struct waiter *ret)
 {
-	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	struct ucred peer;
-	socklen_t length = sizeof(peer);
-	int fd;
+	pid_t pid;
+	int fd = local_socket_connect(folder, name, uid, &pid);
 
-	if (strlen(path) >= sizeof(address.sun_path))
-		return -ENAMETOOLONG;
-	strcpy(address.sun_path, path);
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
-		return -errno;
-	if (connect(fd, (struct sockaddr *)&address, sizeof(address)) ||
-	    getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) || peer.uid != uid) {
-		close(fd);
-		return -ENOENT;
-	}
-	ret->process = (int)syscall(SYS_pidfd_open, peer.pid, 0);
+		return fd;
+	ret->process = (int)syscall(SYS_pidfd_open, pid, 0);
 	if (ret->process < 0) {
 		close(fd);
 		return -ENOENT;
 	}
 	ret->socket = fd;
-	ret->pid = peer.pid;
+	ret->pid = pid;
 	return 0;
 }
 
-static int search_folder(const char *folder, const char *dir, uid_t uid, struct waiter *ret)
+/* Takes the descriptor over. */
+static int search_folder(int folder, const char *dir, uid_t uid, struct waiter *ret)
 {
 	struct dirent *entry;
 	int e = -ENOENT;
-	DIR *d;
+	DIR *d = fdopendir(folder);
 
-	if (!folder_is_safe(folder, uid))
+	if (!d) {
+		close(folder);
 		return -ENOENT;
-	d = opendir(folder);
-	while (e && d && (entry = readdir(d))) {
-		char path[sizeof(((struct sockaddr_un *)0)->sun_path) + NAME_MAX + 8];
+	}
+	while (e && (entry = readdir(d))) {
+		char socket[NAME_MAX + 1];
 		size_t length = strlen(entry->d_name);
 
-		if (length < 7 || strcmp(entry->d_name + length - 6, ".mount") != 0)
+		if (length < 7 || strcmp(entry->d_name + length - 6, ".mount") != 0 ||
+		    !record_matches(folder, entry->d_name, dir))
 			continue;
-		snprintf(path, sizeof(path), "%s/%s", folder, entry->d_name);
-		if (!record_matches(path, dir))
-			continue;
-		snprintf(path, sizeof(path), "%s/%.*s.sock", folder, (int)(length - 6), entry->d_name);
-		e = connect_to(path, uid, ret);
+		snprintf(socket, sizeof(socket), "%.*s.sock", (int)(length - 6), entry->d_name);
+		e = connect_to(folder, socket, uid, ret);
 	}
-	if (d)
-		closedir(d);
+	closedir(d);
 	return e;
 }
 
 int waiter_open(const char *dir, uid_t uid, struct waiter *ret, struct err *err)
 {
-	for (unsigned choice = 0; choice < 3; choice++) {
-		char folder[80];
+	for (unsigned choice = 0; choice < RUNTIME_FOLDER_CHOICES; choice++) {
+		int folder = runtime_folder_open(REGISTRY, uid, choice);
 
-		if (folder_name(uid, choice, folder, sizeof(folder)) && search_folder(folder, dir, uid, ret) == 0)
+		if (folder >= 0 && search_folder(folder, dir, uid, ret) == 0)
 			return 0;
 	}
 	return err_set(err, -ENOENT, "the process behind the mount is not known (was it killed?)");
