@@ -34,6 +34,8 @@ struct slots {
 	bool gaps_sought;
 	uint32_t *gaps;
 	unsigned gap_count, gaps_used;
+	uint64_t floor; /* bytes: what lies before it is, or becomes, metadata, and no slot any more (slots_reserve) */
+	unsigned extra; /* wanted beyond the blocks that the disk can still get: for blocks that move */
 	bool wanted;    /* ready slots run low */
 	unsigned step;  /* slots of the next extension */
 };
@@ -71,6 +73,12 @@ uint64_t slots_used_end(const struct writer *writer);
  * yet: from then on the footer that counts is the copy at offset 0. Worker thread, without the lock. 0 or -errno.
  */
 int slots_cut(struct image *image, struct writer *writer);
+
+/*
+ * Nothing that starts before `end` (bytes) becomes a slot any more, and the file reaches that far, in zeros where it was
+ * shorter. Slots taken before are still out. Worker thread, without the lock. 0 or -errno.
+ */
+int slots_reserve(struct image *image, struct writer *writer, uint64_t end);
 
 void slots_init(struct writer *writer);
 void slots_done(struct slots *slots);
