@@ -28,8 +28,10 @@ static int undo_growth(struct image *image, struct writer *w)
 	footer_encode(&layer->footer, &disk);
 	if (rc == 0)
 		rc = resize_switch(image, w, &disk, NULL, offset, STORE_BARRIER_FOOTER);
-	if (rc == 0)
+	if (rc == 0) {
 		layer->footer_source = FOOTER_AT_END;
+		layer->file_size = offset + VHD_SECTOR;
+	}
 	return rc;
 }
 
