@@ -238,6 +238,7 @@ int resize_fixed_shrink(struct resize *r)
 		resize_publish(r, r->from);
 		return rc;
 	}
+	resize_publish(r, r->to);
 	rc = worker_call(r->image, clear_mark, &call);
 	return rc ? err_set(r->err, rc, "%s: it has its new size, but its file cannot be cut behind that: %s",
 	                    r->layer->path, strerror(-rc))

@@ -27,7 +27,9 @@ static int undo_growth(struct image *image, struct writer *w)
 	resize_mark_set(&layer->footer, RESIZE_MARK_NONE, 0, 0);
 	footer_encode(&layer->footer, &disk);
 	if (rc == 0)
-		rc = resize_switch(image, w, &disk, NULL, offset, STORE_BARRIER_FOOTER);
+		rc = store->ops->write(store, &disk, sizeof(disk), offset);
+	if (rc == 0)
+		rc = writer_sync(image, w, STORE_BARRIER_FOOTER);
 	if (rc == 0) {
 		layer->footer_source = FOOTER_AT_END;
 		layer->file_size = offset + VHD_SECTOR;
@@ -75,7 +77,9 @@ static int finish_shrinking(struct image *image, struct writer *w)
 	if (rc == 0 && layer->footer_source == FOOTER_AT_END)
 		rc = store->ops->write(store, &disk, sizeof(disk), layer->footer_offset);
 	if (rc == 0)
-		rc = resize_switch(image, w, &disk, NULL, 0, STORE_BARRIER_FOOTER);
+		rc = store->ops->write(store, &disk, sizeof(disk), 0);
+	if (rc == 0)
+		rc = writer_sync(image, w, STORE_BARRIER_FOOTER);
 	return rc;
 }
 

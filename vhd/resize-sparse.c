@@ -178,6 +178,7 @@ static int grow(struct resize *r)
 		rc = renew_stack(r);
 	if (rc == 0)
 		rc = zero_beyond(r, r->from, r->to);
+	/* Zeros, entries and the header: all before the size that shows them. */
 	if (rc == 0)
 		rc = worker_flush(r->image);
 	if (rc == 0)
@@ -268,7 +269,7 @@ static int fit_table(void *arg)
 		return 0;
 	header_encode(&layer->header, &before);
 	header_encode(&header, &now);
-	rc = resize_switch(r->image, r->writer, &now, &before, layer->header_offset, STORE_BARRIER_HEADER);
+	rc = resize_write_sector(r->image, r->writer, &now, &before, layer->header_offset);
 	if (rc)
 		return rc;
 	header.raw = now;
@@ -324,6 +325,7 @@ int resize_sparse_shrink(struct resize *r)
 		resize_publish(r, r->from);
 		return rc;
 	}
+	resize_publish(r, r->to);
 	r->job = NULL; /* from here on there is no way back */
 	return clear_beyond(r);
 }

@@ -239,7 +239,10 @@ static int write_batmap(const struct table_plan *p, struct batmap **ret)
 	return rc;
 }
 
-/* Worker thread: nothing is written to the table meanwhile. */
+/*
+ * Worker thread: nothing is written to the table meanwhile. The next commit makes the header durable together with the
+ * first entries that go to the new table; there is always one before the size that needs it (resize-sparse.c).
+ */
 static int switch_table(void *arg)
 {
 	struct table_plan *p = arg;
@@ -259,7 +262,7 @@ static int switch_table(void *arg)
 	header_encode(&layer->header, &before);
 	header_encode(&header, &now);
 	if (rc == 0)
-		rc = resize_switch(r->image, r->writer, &now, &before, layer->header_offset, STORE_BARRIER_HEADER);
+		rc = resize_write_sector(r->image, r->writer, &now, &before, layer->header_offset);
 	if (rc) {
 		free(batmap);
 		return rc;

@@ -41,7 +41,6 @@ void resize_withdraw(struct resize *r)
 	atomic_store(&r->image->size, r->to);
 	pthread_mutex_unlock(&r->image->lock);
 	image_wait_for_epochs(r->image);
-	resize_publish(r, r->to);
 }
 
 struct footer resize_footer(const struct resize *r, uint64_t size, enum resize_mark mark)
@@ -54,8 +53,8 @@ struct footer resize_footer(const struct resize *r, uint64_t size, enum resize_m
 	return footer;
 }
 
-int resize_switch(struct image *image, struct writer *w, const void *sector, const void *before, uint64_t offset,
-                  enum store_barrier why)
+int resize_write_sector(struct image *image, struct writer *w, const void *sector, const void *before,
+                        uint64_t offset)
 {
 	struct store *store = w->layer->layer->store;
 	int rc = atomic_load(&image->broken);
@@ -63,9 +62,7 @@ int resize_switch(struct image *image, struct writer *w, const void *sector, con
 	if (rc)
 		return rc;
 	rc = store->ops->write(store, sector, VHD_SECTOR, offset);
-	if (rc == 0)
-		return writer_sync(image, w, why);
-	if (before && store->ops->write(store, before, VHD_SECTOR, offset))
+	if (rc && before && store->ops->write(store, before, VHD_SECTOR, offset))
 		atomic_store(&image->broken, rc);
 	return rc;
 }
@@ -77,7 +74,9 @@ int resize_put_footer(struct resize *r, const struct footer *footer, uint64_t of
 
 	footer_encode(footer, &now);
 	footer_encode(&r->layer->footer, &before);
-	rc = resize_switch(r->image, r->writer, &now, &before, offset, why);
+	rc = resize_write_sector(r->image, r->writer, &now, &before, offset);
+	if (rc == 0)
+		rc = writer_sync(r->image, r->writer, why);
 	if (rc)
 		return rc;
 	pthread_mutex_lock(&r->image->lock);

@@ -35,7 +35,10 @@ int resize_sparse_shrink(struct resize *resize);
  */
 int resize_table(struct resize *resize, uint32_t block_count);
 
-/* Requests beyond the smaller size are refused from here on, and none is at work. */
+/*
+ * Requests beyond the smaller size are refused from here on, and none is at work. The layer keeps its size, and its
+ * content, until that is switched; resize_publish ends this either way.
+ */
 void resize_withdraw(struct resize *resize);
 
 /* Requests up to `size` are accepted from here on. */
@@ -45,13 +48,13 @@ void resize_publish(struct resize *resize, uint64_t size);
 struct footer resize_footer(const struct resize *resize, uint64_t size, enum resize_mark mark);
 
 /*
- * Worker thread, without the lock: writes one sector that switches something, and syncs. If it cannot be written, what
- * was there (`before`) is put back, and the image is broken if even that fails: nobody could tell which of them counts.
+ * Worker thread, without the lock: writes one sector that switches something. If it cannot be written, what was there
+ * (`before`; may be NULL) is put back, and the image is broken if even that fails: nobody could tell which of them counts.
  */
-int resize_switch(struct image *image, struct writer *writer, const void *sector, const void *before, uint64_t offset,
-                  enum store_barrier why);
+int resize_write_sector(struct image *image, struct writer *writer, const void *sector, const void *before,
+                        uint64_t offset);
 
-/* The footer at `offset` is this one, on disk and in RAM. As resize_switch. */
+/* The footer at `offset` is this one, on disk, durably, and in RAM. As above. */
 int resize_put_footer(struct resize *resize, const struct footer *footer, uint64_t offset, enum store_barrier why);
 
 /* -EINVAL, -ENOSPC and their like with a sentence: `what` as in "cannot be <what>". */

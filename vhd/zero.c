@@ -43,13 +43,16 @@ static void punch(struct part *p, uint64_t file_offset)
 	part_transfer(p, RING_PUNCH, p->layer, file_offset, zero_punched);
 }
 
-/* The last block of a disk may reach beyond its end. */
+/*
+ * The last block of a disk may reach beyond its end. The layer's size, not the image's: while a disk shrinks, what will be
+ * cut off is still there.
+ */
 static bool is_whole(const struct part *p)
 {
 	const struct layer *f = p->layer->layer;
 
 	return (p->offset & (f->block_size - 1)) == 0 &&
-	       (p->length == f->block_size || p->offset + p->length == atomic_load(&p->queue->image->size));
+	       (p->length == f->block_size || p->offset + p->length == atomic_load(&p->layer->size));
 }
 
 /*

@@ -41,7 +41,7 @@ int upkept_open_take(struct store *const *stores, unsigned count, const char *fo
 }
 
 struct defects {
-	const char *allow;
+	const char *const *allow;
 	struct err *err;
 	int rc;
 };
@@ -50,8 +50,11 @@ static void note(void *user, const struct vhd_defect *defect)
 {
 	struct defects *d = user;
 
-	if (defect->severity == VHD_NOTE || d->rc || (d->allow && !strcmp(defect->code, d->allow)))
+	if (defect->severity == VHD_NOTE || d->rc)
 		return;
+	for (unsigned i = 0; d->allow && d->allow[i]; i++)
+		if (!strcmp(defect->code, d->allow[i]))
+			return;
 	d->rc = err_set(d->err, VHD_E_CORRUPT, "%s: %s", defect->code, defect->sentence);
 }
 
@@ -73,7 +76,7 @@ static int check_surplus(const struct layer *layer, struct err *err)
 	return 0;
 }
 
-int upkept_check(struct memory_file *file, const char *allow, struct err *err)
+int upkept_check(struct memory_file *file, const char *const *allow, struct err *err)
 {
 	struct defects defects = {.allow = allow, .err = err};
 	const struct layer_sink sink = {.defect = note, .user = &defects, .strict = true};

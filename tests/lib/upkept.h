@@ -14,10 +14,10 @@
 int upkept_open_take(struct store *const *stores, unsigned count, const char *folder, struct vhd **ret, struct err *err);
 
 /*
- * Whether the file of a layer is sound to the last byte: opens with no defect but notes and `allow` (a code; may be
- * NULL), and each entry of its whole table, beyond the disk's size too, is unallocated or a block inside the file, as
+ * Whether the file of a layer is sound to the last byte: opens with no defect but notes and the codes in `allow`
+ * (NULL-terminated; may be NULL), and each entry of its whole table, beyond the disk's size too, is unallocated or a block inside the file, as
  * QEMU wants it. 0 or a sentence.
  */
-int upkept_check(struct memory_file *file, const char *allow, struct err *err);
+int upkept_check(struct memory_file *file, const char *const *allow, struct err *err);
 
 #endif
