@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "common/checked.h"
+#include "vhd/resize.h"
 
 static void note_dirty(struct image *image)
 {
@@ -42,6 +43,16 @@ void writer_set_entry(struct image *image, struct writer *w, uint32_t block, uin
 	w->any_bat_dirty = true;
 	if (first)
 		worker_wake(image); /* it sleeps without a limit while nothing is dirty */
+}
+
+void writer_entries_dirty(struct image *image, struct writer *w, uint32_t first, uint32_t end)
+{
+	if (first >= end)
+		return;
+	note_dirty(image);
+	memset(w->bat_dirty + first / BAT_PAGE_ENTRIES, 1, (end - 1) / BAT_PAGE_ENTRIES - first / BAT_PAGE_ENTRIES + 1);
+	w->any_bat_dirty = true;
+	worker_wake(image);
 }
 
 void writer_bitmap_dirty(struct image *image, struct writer *w, struct bitmap *bitmap)
@@ -416,6 +427,7 @@ int writer_settle(struct image *image, struct writer *w)
 		rc = writer_sync(image, w, STORE_BARRIER_CLOSE);
 	if (rc == 0) {
 		layer->footer_source = FOOTER_AT_END;
+		layer->footer_offset = end;
 		layer->file_size = end + sizeof(footer);
 		layer->data_end = end;
 		w->slots.cut = false;
@@ -426,8 +438,10 @@ int writer_settle(struct image *image, struct writer *w)
 int writer_settle_first(struct image *image, struct writer *w, struct err *err)
 {
 	const struct layer *layer = w->layer->layer;
-	int rc = 0;
+	int rc = resize_recover(image, w, err);
 
+	if (rc)
+		return rc;
 	if (layer->bat && layer->footer_source != FOOTER_AT_END && layer->file_size < layer->data_end + VHD_SECTOR)
 		rc = writer_settle(image, w);
 	return rc ? err_set(err, rc, "%s: the footer, which is missing at the end, cannot be written: %s", layer->path,

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "vhd/layer-scan.h"
+#include "vhd/resize-mark.h"
 #include "vhd/sniff.h"
 
 #define SHORT_FOOTER 511u
@@ -138,9 +139,11 @@ static int footer_salvage(struct layer_scan *scan, const struct candidate *end, 
 	if (r)
 		return r;
 	layer->footer_source = end->present ? source : FOOTER_FROM_COPY;
+	layer->footer_offset = damaged->offset;
 	r = footer_decode(&damaged->disk, true, &layer->footer, NULL);
 	if (r && damaged == end && copy->present && type_has_copy(&end->disk)) {
 		layer->footer_source = FOOTER_FROM_COPY;
+		layer->footer_offset = 0;
 		r = footer_decode(&copy->disk, true, &layer->footer, NULL);
 		if (r == 0 && layer->footer.type == VHD_FIXED)
 			r = VHD_E_CORRUPT;
@@ -149,14 +152,46 @@ static int footer_salvage(struct layer_scan *scan, const struct candidate *end, 
 	                   damaged->err.text) : 0;
 }
 
+/*
+ * A fixed disk's footer that counts although the file was made longer behind it already. Nothing else makes a file of such
+ * a size, so that what a guest writes into its disk's first sector, or anywhere in a dynamic disk, is not asked. *ret:
+ * whether there is one.
+ */
+static int growing_find(struct layer_scan *scan, bool *ret)
+{
+	struct layer *layer = scan->layer;
+	struct candidate marked;
+	uint64_t offset;
+	int r;
+
+	*ret = false;
+	if (!growing_footer_offset(layer->file_size, &offset))
+		return 0;
+	r = candidate_read(scan, &marked, offset, sizeof(marked.disk));
+	if (r || !marked.present || marked.verdict || !resize_mark_holds(&marked.footer, offset, layer->file_size))
+		return r;
+	*ret = true;
+	layer->footer = marked.footer;
+	layer->footer_source = FOOTER_GROWING;
+	layer->footer_offset = offset;
+	layer->size = marked.footer.current_size;
+	scan->end = offset;
+	return defect_report(&scan->scope, VHD_WARNING, "grow-interrupted", VHD_E_CORRUPT, offset,
+	                     "the disk was to become larger when that was interrupted: its footer is still at offset %" PRIu64
+	                     " and counts; opening it for writing cuts the file there again", offset);
+}
+
 int footer_find(struct layer_scan *scan)
 {
 	struct layer *layer = scan->layer;
 	struct candidate end, copy = {0};
 	enum footer_source source;
-	bool copy_holds;
+	bool copy_holds, growing;
 	int r;
 
+	r = growing_find(scan, &growing);
+	if (r || growing)
+		return r;
 	r = end_read(scan, &end, &source);
 	if (r)
 		return r;
@@ -164,6 +199,7 @@ int footer_find(struct layer_scan *scan)
 	if (!end.present)
 		scan->end = layer->file_size;
 	layer->footer_source = source;
+	layer->footer_offset = end.offset;
 
 	/* A fixed disk's first sector is the guest's: it is not even looked at. */
 	if (end.present && end.verdict == 0 && end.footer.type == VHD_FIXED) {
@@ -188,6 +224,7 @@ int footer_find(struct layer_scan *scan)
 		} else if (copy_holds) {
 			layer->footer = copy.footer;
 			layer->footer_source = FOOTER_FROM_COPY;
+			layer->footer_offset = 0;
 			r = end.present
 			    ? defect_report(&scan->scope, VHD_WARNING, end.defect.code, VHD_E_CORRUPT,
 			                    end.offset + end.defect.field_offset, "at offset %" PRIu64 ", %s; the copy at "

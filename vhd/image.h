@@ -360,6 +360,9 @@ void writer_free(struct writer *writer);
 
 /* --- write.c --- */
 
+/* Whether a new block that no entry names yet is being written in a slot before `end`, bytes. Under the lock. */
+bool writer_has_pending_below(const struct writer *writer, uint64_t end);
+
 /* The block's slot was taken from it: new writers must not join those at work there. Under the lock. */
 void writer_forget_pending(struct writer *writer, uint32_t block);
 
@@ -401,6 +404,9 @@ bool image_wait_for_epochs_within(struct image *image, unsigned limit_ms);
 
 /* The BAT entry of a block changes, in RAM, and will be written. Under the lock. */
 void writer_set_entry(struct image *image, struct writer *writer, uint32_t block, uint32_t slot);
+
+/* The entries [first, end) will be written as they are in RAM, and so will their neighbours. Under the lock. */
+void writer_entries_dirty(struct image *image, struct writer *writer, uint32_t first, uint32_t end);
 
 /* An allocated block is given back: its slot, entry, state and bitmap. Under the lock. 0 or -ENOMEM. */
 int writer_drop_block(struct image *image, struct writer *writer, uint32_t block);

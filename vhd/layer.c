@@ -415,7 +415,7 @@ void layer_info(const struct layer *layer, struct vhd_info *ret)
 	}
 	if (!layer->raw && footer->type != VHD_FIXED) {
 		info.block_size_bytes = layer->block_size;
-		info.block_count = layer->block_count;
+		info.block_count = (uint32_t)((layer->size + layer->block_size - 1) >> layer->block_shift);
 		info.allocated_blocks = layer->allocated;
 		info.has_batmap = layer->batmap.length != 0;
 	}

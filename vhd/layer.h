@@ -18,6 +18,7 @@ enum footer_source {
 	FOOTER_AT_END,
 	FOOTER_AT_END_511, /* a file of Virtual PC before 2004: the last byte is missing */
 	FOOTER_FROM_COPY,  /* dynamic and differencing disks only */
+	FOOTER_GROWING,    /* fixed disks only: marked, far from the end (resize-mark.h) */
 };
 
 struct byte_range {
@@ -35,6 +36,7 @@ struct layer {
 
 	struct footer footer;
 	enum footer_source footer_source;
+	uint64_t footer_offset; /* where it was found */
 
 	/* Dynamic and differencing disks. */
 	struct header header;

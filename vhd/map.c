@@ -45,10 +45,17 @@ static bool layer_has(const struct image_layer *l, uint64_t offset, uint64_t len
 	return false;
 }
 
+/* A layer that ends inside the range counts as holding it: from its end on it hides what is below. */
 static unsigned next_holder(const struct stack *stack, unsigned at, unsigned end, uint64_t offset, uint64_t length)
 {
-	while (at < end && !layer_has(stack->layer[at], offset, length))
-		at++;
+	for (; at < end && !layer_has(stack->layer[at], offset, length); at++) {
+		uint64_t size = atomic_load_explicit(&stack->layer[at]->size, memory_order_relaxed);
+
+		if (size <= offset)
+			return end;
+		if (size < offset + length)
+			return at;
+	}
 	return at;
 }
 

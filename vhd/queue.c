@@ -92,6 +92,14 @@ static uint64_t write_unit(const struct image_queue *q, const struct stack *stac
 	return second && second < unit ? second : unit;
 }
 
+/* Upkeep may work on what lies beyond the disk's end, as far as there are blocks. */
+static uint64_t queue_reach(const struct image_queue *q)
+{
+	const struct tables *t = q->target ? layer_tables(q->target) : NULL;
+
+	return t ? (uint64_t)t->count << q->target->layer->block_shift : atomic_load(&q->image->size);
+}
+
 void range_split(struct image_queue *q, struct blk_req *req, uint64_t offset, uint64_t length,
                  bool (*start)(struct part *))
 {
@@ -107,8 +115,12 @@ void range_split(struct image_queue *q, struct blk_req *req, uint64_t offset, ui
 		if (n > length)
 			n = length;
 		p->length = n;
-		while (!start(p))
-			;
+		/* The disk may have become smaller: who sees the old size here, inside the epoch, is waited for (vhd_resize). */
+		if (!range_inside(offset, n, queue_reach(q)))
+			part_end(p, -EINVAL);
+		else
+			while (!start(p))
+				;
 		offset += n;
 		length -= n;
 	}
@@ -319,14 +331,16 @@ void part_wait_for_flush(struct part *p)
 	pthread_mutex_unlock(&image->lock);
 }
 
-static int request_check(const struct image *image, const struct blk_req *req)
+static int request_check(const struct image_queue *q, const struct blk_req *req)
 {
+	const struct image *image = q->image;
+
 	if (req->op != BLK_READ && req->op != BLK_FLUSH && !image->writable)
 		return -EROFS;
 	if (req->op == BLK_FLUSH)
 		return 0;
 	if (((req->offset | req->length) & (image->request_align - 1)) || req->length == 0 ||
-	    !range_inside(req->offset, req->length, atomic_load_explicit(&image->size, memory_order_acquire)))
+	    !range_inside(req->offset, req->length, queue_reach(q)))
 		return -EINVAL;
 	/* A raw file may be written on after a failed sync; a VHD's metadata would no longer match. */
 	if (req->op != BLK_READ && atomic_load_explicit(&image->broken, memory_order_relaxed))
@@ -363,7 +377,7 @@ static inline void look_at_generation(struct image_queue *q)
 static void image_submit(struct blk_queue *queue, struct blk_req *req)
 {
 	struct image_queue *q = (struct image_queue *)queue;
-	int rc = request_check(q->image, req);
+	int rc = request_check(q, req);
 	bool was_at_work = q->at_work;
 	struct part *p;
 

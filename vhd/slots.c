@@ -134,6 +134,8 @@ void slots_punch(struct image *image, struct writer *w)
 		struct byte_range r = layer_block_range(leaf, slot);
 		int rc;
 
+		if (r.offset < s->floor)
+			continue;
 		pthread_mutex_unlock(&image->lock);
 		rc = leaf->store->ops->punch(leaf->store, r.offset, r.length);
 		pthread_mutex_lock(&image->lock);
@@ -158,6 +160,27 @@ uint64_t slots_used_end(const struct writer *w)
 }
 
 /*
+ * From the cut on the copy at offset 0 is the only footer. Another program may have left it damaged, or with another
+ * size than the one at the end, which counted until now.
+ */
+static int renew_copy(struct image *image, struct writer *w)
+{
+	struct layer *layer = w->layer->layer;
+	struct store *store = layer->store;
+	struct footer_disk wanted, found;
+	int rc;
+
+	if (layer->footer_source == FOOTER_FROM_COPY)
+		return 0;
+	footer_encode(&layer->footer, &wanted);
+	rc = store->ops->read(store, &found, sizeof(found), 0);
+	if (rc || memcmp(&found, &wanted, sizeof(found)) == 0)
+		return rc;
+	rc = store->ops->write(store, &wanted, sizeof(wanted), 0);
+	return rc ? rc : writer_sync(image, w, STORE_BARRIER_FOOTER);
+}
+
+/*
  * Takes away what lay behind the last structure: the footer, and what a crash left. One sector of zeros stays, durably
  * before the cut: were a block's last sector the file's last, a guest could write a footer of its own there.
  */
@@ -166,8 +189,10 @@ static int cut_behind(struct image *image, struct writer *w, uint64_t end)
 	static const uint8_t zeros[VHD_SECTOR];
 	struct store *store = w->layer->layer->store;
 	uint64_t size;
-	int rc;
+	int rc = renew_copy(image, w);
 
+	if (rc)
+		return rc;
 	w->layer->layer->footer_source = FOOTER_FROM_COPY; /* from here on a close must write it */
 	rc = store->ops->write(store, zeros, sizeof(zeros), end);
 	if (rc == 0)
@@ -188,6 +213,37 @@ int slots_cut(struct image *image, struct writer *w)
 	if (rc == 0)
 		w->slots.cut = true;
 	return rc;
+}
+
+static void list_keep_off(struct slot_list *l, uint64_t end)
+{
+	for (unsigned n = l->count; n > 0; n--) {
+		uint32_t tag = l->tag[l->first], slot = list_pop(l);
+
+		if ((uint64_t)slot * VHD_SECTOR >= end)
+			list_push_or_leak(l, slot, tag);
+	}
+}
+
+int slots_reserve(struct image *image, struct writer *w, uint64_t end)
+{
+	struct slots *s = &w->slots;
+	struct store *store = w->layer->layer->store;
+	int rc = slots_cut(image, w);
+
+	if (rc == 0 && end > s->end)
+		rc = store->ops->allocate(store, s->end, end - s->end + TAIL_BYTES);
+	if (rc)
+		return rc;
+	if (end > s->end)
+		s->end = end;
+	pthread_mutex_lock(&image->lock);
+	if (end > s->floor)
+		s->floor = end;
+	list_keep_off(&s->ready, s->floor);
+	list_keep_off(&s->punched, s->floor);
+	pthread_mutex_unlock(&image->lock);
+	return 0;
 }
 
 /* Appends up to `want` slots; *ret_count of them, in `ret`. */
@@ -242,7 +298,7 @@ static unsigned take_gaps(struct slots *s, const struct layer *leaf, unsigned wa
 		uint32_t slot = s->gaps[s->gaps_used++];
 		struct byte_range r = layer_block_range(leaf, slot);
 
-		if (leaf->store->ops->punch(leaf->store, r.offset, r.length) == 0)
+		if (r.offset >= s->floor && leaf->store->ops->punch(leaf->store, r.offset, r.length) == 0)
 			ret[n++] = slot;
 	}
 	return n;
@@ -252,7 +308,7 @@ static unsigned take_gaps(struct slots *s, const struct layer *leaf, unsigned wa
 static unsigned slots_missing(const struct writer *w)
 {
 	const struct slots *s = &w->slots;
-	uint32_t left = w->layer->layer->block_count - w->allocated;
+	uint32_t left = w->layer->layer->block_count - w->allocated + s->extra;
 
 	if (left <= s->ready.count)
 		return w->slot_waiters ? 1 : 0;

@@ -36,6 +36,8 @@ struct slots {
 	uint32_t *gaps;
 	unsigned gap_count, gaps_used;
 	bool gaps_tight; /* some may not have their pages for themselves */
+	uint64_t floor; /* bytes: what lies before it is, or becomes, metadata, and no slot any more (slots_reserve) */
+	unsigned extra; /* wanted beyond the blocks that the disk can still get: for blocks that move */
 	bool wanted;    /* ready slots run low */
 	unsigned step;  /* slots of the next extension */
 };
@@ -99,6 +101,11 @@ int slots_prepare_gaps(struct image *image, struct writer *writer, unsigned want
  * durably; 1: there is more to cut; -errno.
  */
 int slots_cut_back(struct image *image, struct writer *writer, uint64_t most);
+/*
+ * Nothing that starts before `end` (bytes) becomes a slot any more, and the file reaches that far, in zeros where it was
+ * shorter. Slots taken before are still out. Worker thread, without the lock. 0 or -errno.
+ */
+int slots_reserve(struct image *image, struct writer *writer, uint64_t end);
 
 void slots_init(struct writer *writer);
 void slots_done(struct slots *slots);

@@ -27,6 +27,13 @@ enum store_barrier {
 	STORE_BARRIER_HEADER,   /* another header with all that it names, before the copy at 0 names it */
 	STORE_BARRIER_SWITCH,   /* the copy at 0, before what it named until then is overwritten or cut off */
 	STORE_BARRIER_NEW_FILE, /* a whole new file, before it gets its name: new-file.c, past any store */
+	/* Of a resize (docs/durability.md): */
+	STORE_BARRIER_TABLE,  /* a larger or moved BAT, before the header that says so, which a flush makes durable */
+	STORE_BARRIER_SIZE,   /* the footer with the new size */
+	STORE_BARRIER_MARK,   /* fixed: the mark in the footer, before the file grows behind it */
+	STORE_BARRIER_EXTEND, /* fixed: the footer at the new end, before the file is cut there */
+	STORE_BARRIER_FIT,    /* fixed: that cut, before the marked footer goes */
+	STORE_BARRIER_CLEAR,  /* fixed: zeros in the new range, before the size that shows it */
 };
 
 struct store_ops {

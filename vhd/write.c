@@ -38,6 +38,15 @@ void writer_forget_pending(struct writer *w, uint32_t block)
 		pending_unlink(w, p);
 }
 
+bool writer_has_pending_below(const struct writer *w, uint64_t end)
+{
+	for (unsigned i = 0; i < PENDING_BUCKETS; i++)
+		for (const struct pending *p = w->pending[i]; p; p = p->next)
+			if (!p->published && (uint64_t)p->slot * VHD_SECTOR < end)
+				return true;
+	return false;
+}
+
 static struct pending *pending_new(struct writer *w, uint32_t block, uint32_t slot)
 {
 	struct pending *p = w->pending_free;

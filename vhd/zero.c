@@ -43,7 +43,22 @@ static void punch(struct part *p, uint64_t file_offset)
 	part_transfer(p, RING_PUNCH, p->layer, file_offset, zero_punched);
 }
 
-/* Takes the whole block out of the BAT. 0; 1: it is no longer where it was seen, or claimed; -ENOMEM. */
+/*
+ * The last block of a disk may reach beyond its end. The layer's size, not the image's: while a disk shrinks, what will be
+ * cut off is still there.
+ */
+static bool is_whole(const struct part *p)
+{
+	const struct layer *f = p->layer->layer;
+
+	return (p->offset & (f->block_size - 1)) == 0 &&
+	       (p->length == f->block_size || p->offset + p->length == atomic_load(&p->layer->size));
+}
+
+/*
+ * Takes the whole block out of the BAT. 0; 1: it is no longer where it was seen, or claimed, or its rest became part of a
+ * larger disk; -ENOMEM.
+ */
 static int give_block_back(struct part *p)
 {
 	struct image *image = p->queue->image;
@@ -53,7 +68,7 @@ static int give_block_back(struct part *p)
 
 	pthread_mutex_lock(&image->lock);
 	t = layer_tables(p->layer);
-	if (atomic_load_explicit(&t->bat[p->block], memory_order_relaxed) == p->slot &&
+	if (is_whole(p) && atomic_load_explicit(&t->bat[p->block], memory_order_relaxed) == p->slot &&
 	    (p->queue->target || !(atomic_load(&t->state[p->block]) & BLOCK_CLAIMED)))
 		rc = writer_drop_block(image, w, p->block);
 	pthread_mutex_unlock(&image->lock);
@@ -63,8 +78,7 @@ static int give_block_back(struct part *p)
 /* One part, inside one block. Returns false to look again. */
 static bool zero_in_block(struct part *p)
 {
-	struct image *image = p->queue->image;
-	uint64_t size = atomic_load_explicit(&image->size, memory_order_acquire), into;
+	uint64_t into;
 	const struct tables *t;
 	const struct layer *f;
 	struct block_view v;
@@ -79,8 +93,7 @@ static bool zero_in_block(struct part *p)
 	}
 	f = p->layer->layer;
 	into = p->offset & (f->block_size - 1);
-	/* The last block of a disk may reach beyond its end. */
-	whole = into == 0 && (p->length == f->block_size || p->offset + p->length == size);
+	whole = is_whole(p);
 	below = stack_holds_below(p->stack, p->layer, p->block);
 	v = block_look(t, p->block);
 	if (v.slot == VHD_BAT_UNALLOCATED) {
