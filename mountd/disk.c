@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,7 +13,8 @@
 
 struct disk {
 	struct blk *blk;
-	struct blk_info info;
+	struct blk_info info; /* as at the start; `size` is what holds of that */
+	_Atomic uint64_t size;
 	pthread_key_t queue; /* the calling thread's struct blk_queue */
 };
 
@@ -30,6 +32,7 @@ int disk_new(struct blk *blk, struct disk **ret, struct err *err)
 		return err_set(err, -ENOMEM, "out of memory");
 	disk->blk = blk;
 	blk_info(blk, &disk->info);
+	disk->size = disk->info.size;
 	e = pthread_key_create(&disk->queue, queue_done);
 	if (e) {
 		free(disk);
@@ -50,7 +53,12 @@ void disk_free(struct disk *disk)
 
 uint64_t disk_size(const struct disk *disk)
 {
-	return disk->info.size;
+	return atomic_load(&disk->size);
+}
+
+void disk_resized(struct disk *disk, uint64_t size)
+{
+	atomic_store(&disk->size, size);
 }
 
 struct blk *disk_blk(const struct disk *disk)

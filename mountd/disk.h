@@ -23,6 +23,9 @@ int disk_new(struct blk *blk, struct disk **ret, struct err *err);
 void disk_free(struct disk *disk);
 
 uint64_t disk_size(const struct disk *disk); /* bytes */
+
+/* It has grown. Volumes that were cut out of it before stay as they are. */
+void disk_resized(struct disk *disk, uint64_t size);
 struct blk *disk_blk(const struct disk *disk);
 
 /* A window of a disk: the whole of it or a partition. */

@@ -34,6 +34,7 @@ struct raw {
 	pthread_mutex_t lock;
 	pthread_rwlock_t edges; /* writes that share a sector with another one are alone */
 	struct partition_table table;
+	uint64_t table_disk_size; /* the disk's when the table was read */
 	bool stale;
 	bool written; /* since the last sync */
 	int lost;     /* the error of a sync that nobody was told of */
@@ -60,11 +61,16 @@ static int read_disk(void *user, void *buffer, uint32_t length, uint64_t offset)
 /* With the lock. */
 static void table_refresh(struct raw *raw)
 {
-	if (!raw->stale)
+	uint64_t size = disk_size(raw->disk);
+
+	/* On a disk that has grown, partitions may lie inside now that did not. */
+	if (!raw->stale && raw->table_disk_size == size)
 		return;
+	raw->stale = true;
+	raw->table_disk_size = size;
 	partition_table_done(&raw->table);
 	/* A table that is damaged or half written has no partitions to show; disk.raw is there to repair it. */
-	if (partition_table_read(read_disk, raw, disk_size(raw->disk), &raw->table, NULL) == 0)
+	if (partition_table_read(read_disk, raw, size, &raw->table, NULL) == 0)
 		raw->stale = false;
 }
 

@@ -26,6 +26,7 @@
 #include "mountd/registry.h"
 #include "mountd/select.h"
 #include "mountd/session.h"
+#include "vhd/control-server.h"
 #include "vhd/vhd.h"
 
 struct mount {
@@ -36,6 +37,7 @@ struct mount {
 	struct fs *fs;
 	struct session *session;
 	struct registration *registration;
+	struct control_server *control;
 	pthread_t idle;
 	bool idling;
 	pthread_mutex_t lock;
@@ -122,7 +124,8 @@ static int image_open(struct mount *m, struct err *err)
 		.warn = warn_vhd,
 	};
 
-	return vhd_open(m->options->image, &options, &m->vhd, err);
+	/* By its whole path: later the current folder is another, and upkeep renames files. */
+	return vhd_open(m->image, &options, &m->vhd, err);
 }
 
 static int content_open(struct mount *m, struct err *err)
@@ -137,6 +140,25 @@ static int content_open(struct mount *m, struct err *err)
 		return raw_open(m->disk, read_only, &m->fs, err);
 	e = volume_select(m->disk, m->options->partition, read_only, &volume, err);
 	return e ? e : ext_open(&volume, read_only, warn, &m->fs, err);
+}
+
+/* Without it the mount is as good; upkeep of the disk has to wait for its end. */
+static void control_start(struct mount *m)
+{
+	const struct control_server_options options = {
+		.vhd = m->vhd,
+		.operations = &upkeep_operations,
+		.path = m->image,
+		.program = "vhd-mount",
+		.writable = !m->options->read_only,
+		.folder = -1,
+	};
+	struct err err = {.text = ""}, sentence;
+
+	if (control_server_new(&options, &m->control, &err) == 0)
+		return;
+	err_set(&sentence, 0, "vhd merge, snapshot, resize and compact will not find this mount: %s", err.text);
+	warn(sentence.text);
 }
 
 /* The process is known before the mount is there, so that whoever sees the mount finds it. */
@@ -156,6 +178,8 @@ static int serve_start(struct mount *m, struct err *err)
 		else
 			m->idling = true;
 	}
+	if (!e)
+		control_start(m);
 	return e;
 }
 
@@ -165,6 +189,7 @@ static int mount_end(struct mount *m, struct err *err)
 	struct err later;
 	int e = 0, f;
 
+	control_server_free(m->control);
 	if (m->idling) {
 		pthread_mutex_lock(&m->lock);
 		m->ending = true;

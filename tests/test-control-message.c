@@ -115,6 +115,8 @@ static void results_come_back_as_they_went(void **state)
 	(void)state;
 	result.merge = (struct vhd_merge_result){.merged_bytes = UINT64_MAX, .written_bytes = 1};
 	result.merged_layers = UINT32_MAX;
+	result.relinked = 3;
+	result.removed = true;
 	strcpy(result.path, "/a folder/b=c%\xc3\xa9.vhd");
 	result_comes_back(UPKEEP_MERGE, &result);
 	memset(&result, 0, sizeof(result));

@@ -24,7 +24,7 @@ enum cli_exit {
 	CLI_OK = 0,
 	CLI_FAILED = 1,
 	CLI_USAGE = 2,
-	CLI_NO = 3, /* the answer is no: damage found, images differ */
+	CLI_NO = 3, /* the answer is no: damage found, images differ, refused without --force */
 };
 
 /* Groups of options that several subcommands take; their values land in struct cli. */
@@ -121,7 +121,7 @@ int cli_disk_close(const struct cli *cli, struct cli_disk *disk, int code);
 bool cli_range_inside(const struct cli *cli, const struct cli_disk *disk, uint64_t offset, uint64_t length);
 
 extern const struct cli_command command_bench, command_changed, command_check, command_compare, command_convert,
-        command_create, command_discard, command_export, command_hash, command_import, command_info, command_map,
-        command_read, command_verify, command_write;
+        command_create, command_discard, command_export, command_hash, command_import, command_info, command_job,
+        command_map, command_merge, command_read, command_snapshot, command_verify, command_write;
 
 #endif

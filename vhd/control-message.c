@@ -217,7 +217,7 @@ struct number_word {
 
 static const struct number_word number_words[][8] = {
         [UPKEEP_MERGE] = {NUMBER("merged_bytes", merge.merged_bytes), NUMBER("written_bytes", merge.written_bytes),
-                          NUMBER("merged_layers", merged_layers)},
+                          NUMBER("merged_layers", merged_layers), NUMBER("relinked", relinked)},
         [UPKEEP_SNAPSHOT] = {{0}},
         [UPKEEP_RESIZE] = {NUMBER("old_size_bytes", old_size_bytes), NUMBER("size_bytes", size_bytes),
                            NUMBER("cut_bytes", resize.cut_bytes)},
@@ -265,6 +265,8 @@ void control_result_words(struct control_text *text, enum upkeep_verb verb, cons
 		}
 		control_text_number(text, word->key, value);
 	}
+	if (verb == UPKEEP_MERGE)
+		control_text_number(text, "removed", result->removed);
 	if (result->path[0])
 		control_text_string(text, "path", result->path);
 	if (verb == UPKEEP_SNAPSHOT) {
@@ -289,6 +291,8 @@ int control_result_read(struct control_line *line, enum upkeep_verb verb, struct
 		else
 			memcpy(at, &value, sizeof(value));
 	}
+	if (verb == UPKEEP_MERGE && control_line_flag(line, "removed", &ret->removed))
+		return -EPROTO;
 	if (path)
 		snprintf(ret->path, sizeof(ret->path), "%s", path);
 	if (verb == UPKEEP_SNAPSHOT && (uuid_value(line, "uuid", ret->uuid) || uuid_value(line, "leaf_uuid", ret->leaf_uuid)))

@@ -59,16 +59,22 @@ struct control_server {
 	unsigned client_count;
 	struct upkeep_job *job; /* one at a time, as for vhd.h's functions; NULL: none */
 	unsigned job_id;        /* of the last that was started */
+	int64_t progress_due_ms; /* CLOCK_MONOTONIC */
 	struct outcome last;
 	bool closing; /* no job begins any more */
 };
 
-static time_t now_seconds(void)
+static int64_t now_ms(void)
 {
 	struct timespec now;
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec;
+	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+static time_t now_seconds(void)
+{
+	return (time_t)(now_ms() / 1000);
 }
 
 /* --- Replies. What does not fit for a client that reads nothing is lost to it; the end of a job always fits. --- */
@@ -416,8 +422,9 @@ static void progress_tell(struct control_server *server, struct client *client)
 	struct control_text text = reply_to(client);
 	struct vhd_job_status status;
 
-	if (client->out_used > 0)
+	if (client->out_used > 0 || now_ms() < server->progress_due_ms)
 		return;
+	server->progress_due_ms = now_ms() + PROGRESS_MS;
 	vhd_job_status(upkeep_job_handle(server->job), &status);
 	control_text_begin(&text, "progress");
 	control_text_number(&text, "done", status.done_bytes);

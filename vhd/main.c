@@ -9,9 +9,9 @@
 #include "vhd/cli.h"
 
 static const struct cli_command *const commands[] = {
-        &command_create,  &command_info,    &command_map,  &command_check,  &command_convert, &command_read,
-        &command_write,   &command_discard, &command_compare, &command_hash, &command_verify, &command_bench,
-        &command_changed, &command_export, &command_import,
+        &command_create, &command_info, &command_map, &command_check, &command_convert, &command_read, &command_write,
+        &command_discard, &command_snapshot, &command_merge, &command_job, &command_changed, &command_export,
+        &command_import, &command_compare, &command_hash, &command_verify, &command_bench,
 };
 
 #define COMMANDS (sizeof(commands) / sizeof(commands[0]))
@@ -19,14 +19,15 @@ static const struct cli_command *const commands[] = {
 static void help_print(FILE *out)
 {
 	fputs("Usage: vhd COMMAND [OPTIONS] OPERANDS\n\n"
-	      "Makes, reads, writes and checks Virtual Hard Disk (VHD) images.\n\nCommands:\n",
+	      "Makes, reads, writes, checks and looks after Virtual Hard Disk (VHD) images.\n\nCommands:\n",
 	      out);
 	for (size_t i = 0; i < COMMANDS; i++)
 		fprintf(out, "  %-10s %s\n", commands[i]->name, commands[i]->summary);
 	fputs("\n'vhd COMMAND --help' says what a command takes; vhd(1) has it all.\n"
 	      "Sizes are bytes, or numbers with K, M, G or T (powers of 1024).\n"
 	      "Exit status: 0 success, 1 failure, 2 wrong usage, 3 the answer is no\n"
-	      "(damage found, images differ, what changed is not known).\n",
+	      "(damage found, images differ, what changed is not known, refused without\n"
+	      "--force).\n",
 	      out);
 }
 

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -60,13 +61,159 @@ static void path_copy(char ret[PATH_MAX], const char *path)
 	snprintf(ret, PATH_MAX, "%s", path);
 }
 
+/* --- Merging: who else stands on what changes --- */
+
+struct merge {
+	const struct upkeep_work *work;
+	const struct upkeep_layers *layers;
+	unsigned first, into; /* the layers from `first` to the one above `into` go down into that */
+	struct children others; /* that stand on the top one, beside the layer above it: they hold on to the same content */
+};
+
+/* Takes the files of the chain itself out. */
+static void chain_drop(const struct upkeep_layers *layers, struct children *children)
+{
+	unsigned kept = 0;
+
+	for (unsigned i = 0; i < children->count; i++) {
+		struct upkeep_file file;
+		unsigned layer;
+
+		if (upkeep_file_find(children->paths[i], &file) || layer_find(layers, file, &layer) == 0)
+			free(children->paths[i]);
+		else
+			children->paths[kept++] = children->paths[i];
+	}
+	children->count = kept;
+}
+
+/* The disks outside the chain that stand on a layer of it. */
+static int others_find(const struct merge *m, unsigned layer, struct children *ret, struct err *err)
+{
+	struct vhd_info info;
+	int r;
+
+	m->work->operations->layer_info(m->work->vhd, layer, &info);
+	r = m->work->operations->children_find(&info, ret, err);
+	if (!r)
+		chain_drop(m->layers, ret);
+	return r;
+}
+
+static int refuse(const struct children *others, const char *path, struct err *err)
+{
+	char more[40] = "";
+
+	if (others->count > 1)
+		snprintf(more, sizeof(more), " (and %u more)", others->count - 1);
+	return err_set(err, VHD_E_HAS_CHILDREN, "%s: %s%s stands on it too, and would show something else afterwards", path,
+	               others->paths[0], more);
+}
+
+/*
+ * Below the top one the content changes under whoever stands there. On the top one it does not, so those are put on what
+ * it was merged into; but for a leaf, on which nothing should stand.
+ */
+static int others_judge(struct merge *m, bool force, struct err *err)
+{
+	int r = 0;
+
+	for (unsigned i = m->first; i <= m->into && !r; i++) {
+		struct children others;
+		struct vhd_info info;
+
+		r = others_find(m, i, &others, err);
+		if (r)
+			return r;
+		if (i == m->first && i > 0) {
+			m->others = others;
+			continue;
+		}
+		m->work->operations->layer_info(m->work->vhd, i, &info);
+		if (others.count && !force)
+			r = refuse(&others, info.path, err);
+		children_done(&others);
+	}
+	return r;
+}
+
+static void warn(const struct upkeep_work *work, const struct err *sentence)
+{
+	if (work->warn)
+		work->warn(work->user, sentence->text);
+}
+
+/* Whether all of them have the new parent. Who has not is told of: it goes on standing on the old one, which is kept. */
+static bool others_relink(struct merge *m, struct upkeep_result *ret)
+{
+	struct vhd_info parent;
+
+	m->work->operations->layer_info(m->work->vhd, m->first, &parent);
+	for (unsigned i = 0; i < m->others.count; i++) {
+		struct err err = {.text = ""}, sentence;
+
+		if (m->work->operations->child_relink(m->others.paths[i], &parent, &err) == 0) {
+			ret->relinked++;
+			continue;
+		}
+		err_set(&sentence, 0, "%s; so it goes on standing on what was merged, which stays; merge that again when it is free",
+		        err.text);
+		warn(m->work, &sentence);
+	}
+	return ret->relinked == m->others.count;
+}
+
+static void paths_free(char **paths, unsigned count)
+{
+	for (unsigned i = 0; paths && i < count; i++)
+		free(paths[i]);
+	free(paths);
+}
+
+static int paths_copy(const struct merge *m, char ***ret, struct err *err)
+{
+	unsigned count = m->into - m->first;
+	struct vhd_info info;
+
+	*ret = calloc(count, sizeof(**ret));
+	for (unsigned i = 0; *ret && i < count; i++) {
+		m->work->operations->layer_info(m->work->vhd, m->first + i, &info);
+		(*ret)[i] = strdup(info.path);
+		if (!(*ret)[i]) {
+			paths_free(*ret, count);
+			*ret = NULL;
+		}
+	}
+	return *ret ? 0 : err_set(err, -ENOMEM, "no memory for a merge");
+}
+
+/* The merged files stay until nobody stands on them. */
+static int merge_with_others(struct merge *m, const struct upkeep_request *request, struct vhd_merge_options *options,
+                             struct upkeep_result *ret, struct err *err)
+{
+	char **paths;
+	int r;
+
+	r = paths_copy(m, &paths, err);
+	if (r)
+		return r;
+	options->keep = true;
+	r = m->work->operations->merge(m->work->vhd, options, &ret->merge, err);
+	if (!r && !request->keep && others_relink(m, ret)) {
+		r = m->work->operations->files_remove(paths, m->into - m->first, err);
+		ret->removed = r == 0;
+	}
+	paths_free(paths, m->into - m->first);
+	return r;
+}
+
 static int merge(const struct upkeep_work *work, const struct upkeep_request *request,
                  const struct upkeep_layers *layers, unsigned layer, const char *path, struct upkeep_result *ret,
                  struct err *err)
 {
+	struct merge m = {.work = work, .layers = layers, .first = layer, .into = layer + 1};
 	struct vhd_merge_options options = {
 	        .layer = layer,
-	        .into = layer + 1,
 	        .force = request->force,
 	        .keep = request->keep,
 	        .job = work->job,
@@ -78,42 +225,51 @@ static int merge(const struct upkeep_work *work, const struct upkeep_request *re
 
 	if (layer + 1 >= layers->count)
 		return err_set(err, -EINVAL, "%s: it has no parent that it could be merged into", path);
-	if (request->into.ino) {
-		r = layer_find(layers, request->into, &options.into);
-		if (r || options.into <= layer)
-			return err_set(err, -EINVAL, "%s: the file to merge it into is none of its parents", path);
-	}
-	/* Whoever has the disk open, and the user, know it by the leaf's name. */
-	options.rename = layer == 0 && (request->rename || work->in_use);
+	if (request->into.ino && (layer_find(layers, request->into, &m.into) || m.into <= layer))
+		return err_set(err, -EINVAL, "%s: the file to merge it into is none of its parents", path);
 	if (request->rename && layer != 0)
 		return err_set(err, -EINVAL, "%s: other disks stand on it, so its name cannot be given away: merge it without "
 		               "--rename", path);
-	work->operations->layer_info(work->vhd, options.into, &into);
+	if (request->keep && layer == 0 && (request->rename || work->in_use))
+		return err_set(err, -EINVAL, "%s: what it is merged into gets its name, so it cannot be kept: take a snapshot first "
+		               "and merge that, or merge it without --keep", path);
+	/* Whoever has the disk open, and the user, know it by the leaf's name. */
+	options.rename = layer == 0 && (request->rename || work->in_use);
+	options.into = m.into;
+	work->operations->layer_info(work->vhd, m.into, &into);
 	path_copy(ret->path, options.rename ? path : into.path);
-	ret->merged_layers = options.into - layer;
-	return work->operations->merge(work->vhd, &options, &ret->merge, err);
+	ret->merged_layers = m.into - layer;
+	r = others_judge(&m, request->force, err);
+	if (!r && m.others.count) {
+		r = merge_with_others(&m, request, &options, ret, err);
+	} else if (!r) {
+		r = work->operations->merge(work->vhd, &options, &ret->merge, err);
+		ret->removed = r == 0 && !request->keep;
+	}
+	children_done(&m.others);
+	return r;
 }
+
+/* --- The rest --- */
 
 static int snapshot(const struct upkeep_work *work, const struct upkeep_request *request, const char *path,
                     struct upkeep_result *ret, struct err *err)
 {
-	const char *slash = strrchr(path, '/'), *name = request->name;
+	const char *name = request->name;
 	struct vhd_child *child;
 	struct vhd_info info;
-	int n, r;
+	int r;
 
 	if (!name[0] || strcmp(name, ".") == 0 || strcmp(name, "..") == 0 || strchr(name, '/'))
 		return err_set(err, -EINVAL, "%s: '%s' is no name for the file that holds what is frozen; it is in the disk's "
 		               "folder, so a plain name is wanted", path, name);
-	n = snprintf(ret->path, sizeof(ret->path), "%.*s%s", slash ? (int)(slash - path + 1) : 0, path, name);
-	if (n < 0 || (size_t)n >= sizeof(ret->path))
-		return err_set(err, -ENAMETOOLONG, "%s: the path of the frozen file would be too long", path);
-	r = work->operations->child_prepare(work->vhd, ret->path, &child, err);
+	r = work->operations->child_prepare(work->vhd, name, &child, err);
 	if (!r)
 		r = work->operations->switch_child(work->vhd, child, err);
 	if (r)
 		return r;
 	work->operations->layer_info(work->vhd, 1, &info);
+	path_copy(ret->path, info.path);
 	memcpy(ret->uuid, info.uuid, sizeof(ret->uuid));
 	work->operations->layer_info(work->vhd, 0, &info);
 	memcpy(ret->leaf_uuid, info.uuid, sizeof(ret->leaf_uuid));
@@ -174,6 +330,9 @@ int upkeep_run(const struct upkeep_work *work, const struct upkeep_request *requ
 	work->operations->layer_info(work->vhd, layer, &info);
 	if (layer != 0 && request->verb != UPKEEP_MERGE)
 		return err_set(err, -EBUSY, "%s: %s stands on it and is in use, so it must not change", info.path, leaf.path);
+	if ((request->verb == UPKEEP_RESIZE && !work->operations->resize) ||
+	    (request->verb == UPKEEP_COMPACT && !work->operations->compact))
+		return err_set(err, -ENOSYS, "%s: this cannot be done here", leaf.path);
 	if (request->rate)
 		vhd_job_set_rate(work->job, request->rate);
 	switch (request->verb) {

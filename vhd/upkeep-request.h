@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "vhd/children.h"
 #include "vhd/vhd.h"
 
 enum upkeep_verb {
@@ -62,7 +63,8 @@ struct upkeep_result {
 	struct vhd_resize_result resize; /* after VHD_E_WOULD_LOSE too */
 	uint64_t old_size_bytes, size_bytes; /* resize: the disk's */
 	struct vhd_compact_result compact;
-	unsigned merged_layers;
+	unsigned merged_layers, relinked; /* merge; how many other children have the new parent */
+	bool removed;                     /* merge: the merged files are gone */
 	char path[PATH_MAX]; /* merge: the file that holds it all now; snapshot: the frozen file */
 	uint8_t uuid[16];    /* snapshot: of the frozen file */
 	uint8_t leaf_uuid[16];
@@ -72,6 +74,9 @@ struct upkeep_result {
 struct upkeep_operations {
 	unsigned (*layer_count)(const struct vhd *vhd);
 	void (*layer_info)(const struct vhd *vhd, unsigned layer, struct vhd_info *ret);
+	int (*children_find)(const struct vhd_info *layer, struct children *ret, struct err *err);
+	int (*child_relink)(const char *child, const struct vhd_info *parent, struct err *err);
+	int (*files_remove)(char *const *paths, unsigned count, struct err *err);
 	int (*merge)(struct vhd *vhd, const struct vhd_merge_options *options, struct vhd_merge_result *ret,
 	             struct err *err);
 	int (*child_prepare)(struct vhd *vhd, const char *frozen, struct vhd_child **ret, struct err *err);

@@ -32,3 +32,4 @@ completes raw vhd convert -O r
 completes raw vhd convert -f ''
 completes json vhd check --progress ''
 completes folder vhd info --allow-dir fo
+completes pause vhd job disk.vhd p

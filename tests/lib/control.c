@@ -68,6 +68,14 @@ static int fake_merge(struct vhd *vhd, const struct vhd_merge_options *options, 
 	return r;
 }
 
+static int fake_children_find(const struct vhd_info *layer, struct children *ret, struct err *err)
+{
+	(void)layer;
+	(void)err;
+	*ret = (struct children){0};
+	return 0;
+}
+
 static int fake_child_prepare(struct vhd *vhd, const char *frozen, struct vhd_child **ret, struct err *err)
 {
 	(void)err;
@@ -101,6 +109,7 @@ static int fake_compact(struct vhd *vhd, const struct vhd_compact_options *optio
 static const struct upkeep_operations fakes = {
         .layer_count = fake_layer_count,
         .layer_info = fake_layer_info,
+        .children_find = fake_children_find,
         .merge = fake_merge,
         .child_prepare = fake_child_prepare,
         .switch_child = fake_switch_child,
