@@ -142,6 +142,13 @@ static int content_open(struct mount *m, struct err *err)
 	return e ? e : ext_open(&volume, read_only, warn, &m->fs, err);
 }
 
+static void size_take(void *user, uint64_t size_bytes)
+{
+	struct mount *m = user;
+
+	disk_resized(m->disk, size_bytes);
+}
+
 /* Without it the mount is as good; upkeep of the disk has to wait for its end. */
 static void control_start(struct mount *m)
 {
@@ -155,6 +162,7 @@ static void control_start(struct mount *m)
 	};
 	struct err err = {.text = ""}, sentence;
 
+	vhd_on_resize(m->vhd, size_take, m);
 	if (control_server_new(&options, &m->control, &err) == 0)
 		return;
 	err_set(&sentence, 0, "vhd merge, snapshot, resize and compact will not find this mount: %s", err.text);

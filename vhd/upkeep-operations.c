@@ -11,4 +11,6 @@ const struct upkeep_operations upkeep_operations = {
         .merge = vhd_merge,
         .child_prepare = vhd_child_prepare,
         .switch_child = vhd_switch_child,
+        .resize = vhd_resize,
+        .compact = vhd_compact,
 };
