@@ -239,7 +239,7 @@ static void all_lists_cover(const struct history *h)
 
 static void lists_of_random_chains_cover_the_difference(void **state)
 {
-	for (unsigned round = 0; round < 40; round++) {
+	for (unsigned round = 0; round < 30; round++) {
 		struct rng rng = rng_fork(21, round);
 		struct vhd_changed_result result;
 		struct history h;
@@ -291,7 +291,7 @@ static void merge(struct history *h, unsigned lower, unsigned upper)
 
 static void lists_cover_the_difference_after_random_merges(void **state)
 {
-	for (unsigned round = 0; round < 12; round++) {
+	for (unsigned round = 0; round < 8; round++) {
 		struct rng rng = rng_fork(22, round);
 		unsigned left;
 		struct history h;
@@ -394,6 +394,40 @@ static void a_merge_that_was_cut_off_behind_the_new_unique_id_changes_no_list(vo
 	history_done(&h);
 }
 
+static void what_an_unfinished_merge_took_from_the_leaf_is_listed(void **state)
+{
+	struct rng rng = rng_fork(27, 2);
+	struct vhd_changed_result result;
+	struct vhd_open_options write = {.flags = VHD_OPEN_WRITE};
+	struct checkpoint c;
+	struct history h;
+	struct list before, after;
+	struct chain chain;
+	struct err err = {.text = ""};
+	unsigned leaf;
+
+	history_make(&rng, false, &h);
+	leaf = h.count - 1;
+	list_get(h.paths[leaf], NULL, &before, &result);
+	assert_true(before.extents > 0);
+	ok(chain_open(h.paths[leaf], NULL, NULL, &chain, &err), &err);
+	ok(checkpoint_of_layer(chain.layers[0], chain.layers[1]->size, &c, &err), &err);
+	chain_done(&chain);
+	ok(checkpoint_promise(h.paths[leaf - 1], &c, &err), &err);
+	checkpoint_done(&c);
+	/* The leaf has given all its blocks to the layer below. */
+	ok(chain_open(h.paths[leaf], &write, NULL, &chain, &err), &err);
+	for (uint32_t i = 0; i < chain.layers[0]->block_count; i++)
+		assert_int_equal(chain.layers[0]->store->ops->write(chain.layers[0]->store, "\377\377\377\377", 4,
+		                                                    chain.layers[0]->header.table_offset + 4ul * i), 0);
+	chain_done(&chain);
+	list_get(h.paths[leaf], NULL, &after, &result);
+	assert_memory_equal(before.in, after.in, sizeof(before.in));
+	list_get(h.paths[leaf], h.states[0].uuid, &after, &result);
+	list_covers(&h, 0, leaf, &after);
+	history_done(&h);
+}
+
 static void cancelled_lists_end(void **state)
 {
 	struct rng rng = rng_fork(26, 1);
@@ -418,6 +452,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(a_file_written_to_after_the_merge_is_no_answer, folder_make, folder_remove),
 		cmocka_unit_test_setup_teardown(a_merge_that_was_cut_off_behind_the_new_unique_id_changes_no_list, folder_make,
 		                                folder_remove),
+		cmocka_unit_test_setup_teardown(what_an_unfinished_merge_took_from_the_leaf_is_listed, folder_make, folder_remove),
 		cmocka_unit_test_setup_teardown(cancelled_lists_end, folder_make, folder_remove),
 	};
 

@@ -393,7 +393,7 @@ static void a_merge_keeps_what_holds_and_drops_what_does_not(void **state)
 	image_make(disk, B);
 	record(disk, A, B, 7);
 	record(disk, OTHER, A, 6);
-	record(disk, D, C, 5); /* leads nowhere */
+	record(disk, C, D, 5); /* leads nowhere */
 	assert_int_equal(checkpoint_begin(disk, B, C, &err), 0);
 	assert_int_equal(records_in_dir(), 2);
 	image_touch(disk);
@@ -450,6 +450,109 @@ static void a_change_that_leaves_the_content_keeps_only_what_held_before_it(void
 	image_touch(disk);
 	assert_int_equal(checkpoint_restamp(disk, B, &stamp, &err), 0);
 	does_not_find(disk, A, VHD_E_UNKNOWN_BASE, "written to");
+}
+
+/* --- Promises --- */
+
+static void promise(const char *path, const uint8_t from[16], const uint8_t to[16], uint64_t sector, bool incomplete)
+{
+	struct checkpoint c = checkpoint_make(from, to, (1 << 20) / 512);
+	struct err err = {.text = ""};
+
+	c.incomplete = incomplete;
+	assert_int_equal(sector_set_add(&c.changed, sector, 1), 0);
+	if (checkpoint_promise(path, &c, &err))
+		fail_msg("%s", err.text);
+	checkpoint_done(&c);
+}
+
+static int promised(const char *path, const uint8_t from[16], uint64_t *ret_sectors, struct err *err)
+{
+	struct sector_set set;
+	struct chain chain;
+	int rc;
+
+	assert_int_equal(chain_open(path, NULL, NULL, &chain, err), 0);
+	assert_int_equal(sector_set_init(&set, (1 << 20) / 512), 0);
+	rc = checkpoint_promised(&chain, from, &set, err);
+	*ret_sectors = sector_set_count(&set);
+	sector_set_done(&set);
+	chain_done(&chain);
+	return rc;
+}
+
+static void a_promise_adds_up_over_tries_and_becomes_a_record(void **state)
+{
+	uint64_t sectors;
+	struct err err;
+
+	image_make(disk, B);
+	record(disk, A, B, 1);
+	assert_int_equal(checkpoint_begin(disk, B, C, &err), 0);
+	promise(disk, B, C, 7, false);
+	image_touch(disk);
+	assert_int_equal(checkpoint_begin(disk, B, C, &err), 0);
+	promise(disk, B, C, 8, false);
+	assert_int_equal(promised(disk, B, &sectors, &err), 0);
+	assert_int_equal(sectors, 2);
+	does_not_find(disk, A, VHD_E_UNKNOWN_BASE, NULL);
+	assert_int_equal(image_set_uuid(disk, B, C, &err), 0);
+	does_not_find(disk, B, VHD_E_UNKNOWN_BASE, NULL); /* not a record yet */
+	assert_int_equal(checkpoint_fulfil(disk, C, false, &err), 0);
+	finds(disk, B, 2);
+	finds(disk, A, 3);
+	assert_int_equal(promised(disk, B, &sectors, &err), 0);
+	assert_int_equal(sectors, 0);
+	/* Cut off behind that, and run again: what is left to merge is less than what there was. */
+	assert_int_equal(checkpoint_begin(disk, B, C, &err), 0);
+	promise(disk, B, C, 8, false);
+	image_touch(disk);
+	assert_int_equal(checkpoint_fulfil(disk, C, false, &err), 0);
+	finds(disk, A, 3);
+}
+
+static void an_incomplete_promise_is_no_answer_and_no_record(void **state)
+{
+	uint64_t sectors;
+	struct err err;
+
+	image_make(disk, B);
+	promise(disk, B, C, 7, true);
+	assert_int_equal(promised(disk, B, &sectors, &err), VHD_E_UNKNOWN_BASE);
+	assert_non_null(strstr(err.text, "not finished"));
+	promise(disk, B, C, 8, false); /* what guests wrote the first time is still not in it */
+	assert_int_equal(promised(disk, B, &sectors, &err), VHD_E_UNKNOWN_BASE);
+	assert_int_equal(image_set_uuid(disk, B, C, &err), 0);
+	does_not_find(disk, B, VHD_E_UNKNOWN_BASE, "not finished");
+	assert_int_equal(checkpoint_fulfil(disk, C, false, &err), 0);
+	does_not_find(disk, B, -ENOENT, NULL);
+	assert_int_equal(records_in_dir(), 0);
+}
+
+static void a_promise_is_kept_through_another_merge_and_not_added_up_with_it(void **state)
+{
+	uint64_t sectors;
+	struct err err;
+
+	image_make(disk, B);
+	promise(disk, B, C, 7, false);
+	assert_int_equal(checkpoint_begin(disk, B, D, &err), 0);
+	assert_int_equal(promised(disk, B, &sectors, &err), 0);
+	assert_int_equal(sectors, 1);
+	promise(disk, B, D, 8, false);
+	assert_int_equal(promised(disk, B, &sectors, &err), VHD_E_UNKNOWN_BASE);
+}
+
+static void a_file_written_to_behind_the_record_is_not_promised_again(void **state)
+{
+	uint64_t sectors;
+	struct err err;
+
+	image_make(disk, C);
+	record(disk, B, C, 7);
+	image_touch(disk);
+	promise(disk, B, C, 8, false);
+	assert_int_equal(promised(disk, B, &sectors, &err), VHD_E_UNKNOWN_BASE);
 }
 
 static void records_of_a_merged_file_become_those_of_the_one_it_went_into(void **state)
@@ -526,6 +629,12 @@ int main(void)
 		cmocka_unit_test_setup_teardown(another_merge_after_one_that_was_cut_off_does_not_trust_them, folder_make,
 		                                folder_remove),
 		cmocka_unit_test_setup_teardown(a_change_that_leaves_the_content_keeps_only_what_held_before_it, folder_make,
+		                                folder_remove),
+		cmocka_unit_test_setup_teardown(a_promise_adds_up_over_tries_and_becomes_a_record, folder_make, folder_remove),
+		cmocka_unit_test_setup_teardown(an_incomplete_promise_is_no_answer_and_no_record, folder_make, folder_remove),
+		cmocka_unit_test_setup_teardown(a_promise_is_kept_through_another_merge_and_not_added_up_with_it, folder_make,
+		                                folder_remove),
+		cmocka_unit_test_setup_teardown(a_file_written_to_behind_the_record_is_not_promised_again, folder_make,
 		                                folder_remove),
 		cmocka_unit_test_setup_teardown(records_of_a_merged_file_become_those_of_the_one_it_went_into, folder_make,
 		                                folder_remove),

@@ -174,8 +174,12 @@ static int chain_changes_add(const struct chain *chain, const uint8_t *since, st
 	result->layers = above;
 	for (unsigned i = 0; i < above; i++)
 		watch->total += chain->layers[i]->block_count;
-	for (unsigned i = 0; i < above && rc == 0; i++)
+	for (unsigned i = 0; i < above && rc == 0; i++) {
 		rc = layer_changes_add(chain->layers[i], chain->layers[i + 1]->size, set, watch, err);
+		/* What a merge that was not finished took from the layer already. */
+		if (rc == 0 && !chain->layers[i + 1]->raw)
+			rc = checkpoint_promised(chain, chain->layers[i]->header.parent_uuid, set, err);
+	}
 	return rc;
 }
 

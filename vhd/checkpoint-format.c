@@ -14,7 +14,7 @@
 struct head_disk {
 	uint8_t magic[8]; /* +0x00 "VHDKCKPT" */
 	be32 version;     /* +0x08 */
-	be32 reserved;    /* +0x0c */
+	be32 flags;       /* +0x0c */
 	uint8_t from[16]; /* +0x10 */
 	uint8_t to[16];   /* +0x20 */
 	uint8_t next[16]; /* +0x30 */
@@ -33,6 +33,8 @@ struct head_disk {
 _Static_assert(sizeof(struct head_disk) == CHECKPOINT_HEAD, "head size");
 
 static const uint8_t magic[8] = "VHDKCKPT";
+
+#define FLAG_INCOMPLETE 1u
 
 /* How the sectors of a chunk are written down. */
 enum chunk_kind {
@@ -144,6 +146,7 @@ static void head_fill(struct head_disk *head, const struct checkpoint *c)
 	head->stamp_seconds = be64_make((uint64_t)c->stamp.seconds);
 	head->stamp_nanoseconds = be32_make(c->stamp.nanoseconds);
 	head->stamp_size = be64_make(c->stamp.size);
+	head->flags = be32_make(c->incomplete ? FLAG_INCOMPLETE : 0);
 	head->head_hash = be64_make(XXH3_64bits(head, offsetof(struct head_disk, head_hash)));
 }
 
@@ -191,7 +194,11 @@ int checkpoint_decode_head(const uint8_t *bytes, size_t length, struct checkpoin
 	if (be32_get(head.version) != FORMAT_VERSION)
 		return err_set(err, VHD_E_UNSUPPORTED, "it is of version %" PRIu32 ", and this program knows %u",
 		               be32_get(head.version), FORMAT_VERSION);
+	if (be32_get(head.flags) & ~FLAG_INCOMPLETE)
+		return err_set(err, VHD_E_UNSUPPORTED, "it has flags that this program does not know: %" PRIu32,
+		               be32_get(head.flags));
 	*ret = (struct checkpoint){
+		.incomplete = be32_get(head.flags) & FLAG_INCOMPLETE,
 		.stamp = {(int64_t)be64_get(head.stamp_seconds), be32_get(head.stamp_nanoseconds),
 		          be64_get(head.stamp_size)},
 		.from_size = be64_get(head.from_size),

@@ -234,24 +234,25 @@ static int record_reseal(const char *path, const struct checkpoint *head, struct
 	return rc;
 }
 
-int checkpoint_write(const char *disk_path, const struct checkpoint *checkpoint, struct err *err)
+static int disk_stat(const char *disk_path, struct stat *st, struct err *err)
 {
-	struct checkpoint sealed = *checkpoint;
+	return stat(disk_path, st) < 0 ? err_set(err, -errno, "%s: %s", disk_path, strerror(errno)) : 0;
+}
+
+/* Stamp and all as they are. */
+static int record_put(const char *disk_path, const struct checkpoint *checkpoint, struct err *err)
+{
 	struct place place;
 	uint8_t *bytes;
 	size_t length;
 	char *path;
 	int rc;
 
-	rc = checkpoint_stamp_take(disk_path, &sealed.stamp, err);
-	if (rc)
-		return rc;
-	memset(sealed.next, 0, 16);
 	rc = place_find(disk_path, &place, err);
 	if (rc)
 		return rc;
 	path = record_path(&place, checkpoint->from);
-	rc = path ? checkpoint_encode(&sealed, &bytes, &length) : -ENOMEM;
+	rc = path ? checkpoint_encode(checkpoint, &bytes, &length) : -ENOMEM;
 	if (rc) {
 		rc = no_memory(err);
 	} else {
@@ -260,6 +261,77 @@ int checkpoint_write(const char *disk_path, const struct checkpoint *checkpoint,
 	}
 	free(path);
 	place_done(&place);
+	return rc;
+}
+
+int checkpoint_write(const char *disk_path, const struct checkpoint *checkpoint, struct err *err)
+{
+	struct checkpoint sealed = *checkpoint;
+	int rc;
+
+	rc = checkpoint_stamp_take(disk_path, &sealed.stamp, err);
+	if (rc)
+		return rc;
+	memset(sealed.next, 0, 16);
+	sealed.incomplete = false;
+	return record_put(disk_path, &sealed, err);
+}
+
+static bool is_promise(const struct checkpoint *checkpoint)
+{
+	return checkpoint->stamp.size == 0;
+}
+
+/* What lies under the name of the record that begins with `from`, whole. 0, -ENOENT, or another -errno or verdict. */
+static int record_get(const char *disk_path, const uint8_t from[16], struct checkpoint *ret)
+{
+	struct place place;
+	uint8_t *bytes;
+	size_t length;
+	char *path;
+	int rc = place_find(disk_path, &place, NULL);
+
+	if (rc)
+		return rc;
+	path = record_path(&place, from);
+	place_done(&place);
+	rc = path ? record_read(path, false, &bytes, &length) : -ENOMEM;
+	free(path);
+	if (rc)
+		return rc;
+	rc = checkpoint_decode(bytes, length, ret, NULL);
+	free(bytes);
+	return rc;
+}
+
+int checkpoint_promise(const char *disk_path, const struct checkpoint *checkpoint, struct err *err)
+{
+	struct checkpoint promise = *checkpoint, earlier;
+	struct stat st;
+	int rc = disk_stat(disk_path, &st, err);
+
+	if (rc)
+		return rc;
+	promise.stamp = (struct checkpoint_stamp){0};
+	memset(promise.next, 0, 16);
+	rc = record_get(disk_path, checkpoint->from, &earlier);
+	if (rc == -ENOMEM)
+		return no_memory(err);
+	if (rc) {
+		/* One that is there and cannot be read may have said what nobody can say now. */
+		promise.incomplete = promise.incomplete || rc != -ENOENT;
+		return record_put(disk_path, &promise, err);
+	}
+	/* One of another change cannot be added up with this, nor what a file holds that was written to since. */
+	if (memcmp(earlier.to, promise.to, 16) || promise.to_size != earlier.to_size || earlier.incomplete ||
+	    (!is_promise(&earlier) && !stamp_fits(&earlier.stamp, &st))) {
+		promise.incomplete = true;
+	} else {
+		rc = sector_set_union(&earlier.changed, &promise.changed);
+		promise.changed = earlier.changed;
+	}
+	rc = rc ? no_memory(err) : record_put(disk_path, &promise, err);
+	checkpoint_done(&earlier);
 	return rc;
 }
 
@@ -286,6 +358,7 @@ struct record {
 	char *path; /* owned */
 	struct checkpoint head;
 	bool readable;
+	bool stale; /* the file is not what it was made for */
 	bool keep; /* it leads to the present state */
 };
 
@@ -373,7 +446,7 @@ static void records_keep_leading(struct records *records)
 		changed = false;
 		for (unsigned i = 0; i < records->count; i++)
 			for (unsigned j = 0; j < records->count && !records->list[i].keep; j++)
-				if (records->list[i].readable && records->list[j].keep &&
+				if (records->list[i].readable && !records->list[i].stale && records->list[j].keep &&
 				    !memcmp(records->list[i].head.to, records->list[j].head.from, 16))
 					changed = records->list[i].keep = true;
 	}
@@ -397,11 +470,6 @@ static int records_prune(const struct records *records, struct err *err)
 	return rc ? err_set(err, rc, "%s: syncing the folder failed: %s", records->place.folder, strerror(-rc)) : 0;
 }
 
-static int disk_stat(const char *disk_path, struct stat *st, struct err *err)
-{
-	return stat(disk_path, st) < 0 ? err_set(err, -errno, "%s: %s", disk_path, strerror(errno)) : 0;
-}
-
 int checkpoint_begin(const char *disk_path, const uint8_t uuid[16], const uint8_t next[16], struct err *err)
 {
 	struct records records;
@@ -417,9 +485,15 @@ int checkpoint_begin(const char *disk_path, const uint8_t uuid[16], const uint8_
 		bool same_merge = !is_null(next) && !memcmp(record->head.next, next, 16);
 		bool fits = stamp_fits(&record->head.stamp, &st);
 
-		if (!record->readable || memcmp(record->head.to, uuid, 16))
+		if (!record->readable)
+			continue;
+		/* Promises, and what the same merge wrote before it was cut off. */
+		record->keep = (is_promise(&record->head) && !memcmp(record->head.from, uuid, 16)) ||
+		               (!is_null(next) && !memcmp(record->head.to, next, 16));
+		if (memcmp(record->head.to, uuid, 16))
 			continue;
 		record->keep = fits || same_merge;
+		record->stale = !record->keep;
 		if (!fits || same_merge)
 			continue;
 		memcpy(record->head.next, next, 16);
@@ -454,6 +528,33 @@ int checkpoint_restamp(const char *disk_path, const uint8_t uuid[16], const stru
 		record->head.stamp = now;
 		rc = record_reseal(record->path, &record->head, err);
 	}
+	records_done(&records);
+	return rc;
+}
+
+int checkpoint_fulfil(const char *disk_path, const uint8_t to[16], bool drop, struct err *err)
+{
+	struct checkpoint_stamp now;
+	struct records records;
+	int rc = checkpoint_stamp_take(disk_path, &now, err);
+
+	if (rc == 0)
+		rc = records_list(disk_path, &records, err);
+	if (rc)
+		return rc;
+	for (unsigned i = 0; i < records.count; i++) {
+		struct record *record = &records.list[i];
+		bool fulfilled = record->readable && is_promise(&record->head) && !memcmp(record->head.to, to, 16);
+
+		/* A stamp that could not be taken makes no record of a promise. */
+		record->keep = !fulfilled || (!drop && !record->head.incomplete && now.size);
+		if (!fulfilled || !record->keep || rc)
+			continue;
+		record->head.stamp = now;
+		rc = record_reseal(record->path, &record->head, err);
+	}
+	if (rc == 0)
+		rc = records_prune(&records, err);
 	records_done(&records);
 	return rc;
 }
@@ -642,6 +743,27 @@ static int record_missing(const uint8_t uuid[16], struct err *err)
 	               text);
 }
 
+static int promise_broken(const struct chain *chain, struct err *err)
+{
+	return err_set(err, VHD_E_UNKNOWN_BASE, "%s: what changed since the state asked for is not known: a merge into a "
+	               "layer below was begun, and not finished, while the disk was in use", chain->layers[0]->path);
+}
+
+int checkpoint_promised(const struct chain *chain, const uint8_t from[16], struct sector_set *changed, struct err *err)
+{
+	struct checkpoint record;
+	int rc = record_load(chain, from, &record, err);
+
+	if (rc)
+		return rc == -ENOENT ? 0 : rc;
+	if (is_promise(&record) && record.incomplete)
+		rc = promise_broken(chain, err);
+	else if (is_promise(&record) && sector_set_union(changed, &record.changed))
+		rc = no_memory(err);
+	checkpoint_done(&record);
+	return rc;
+}
+
 int checkpoint_find(const struct chain *chain, const uint8_t since[16], struct sector_set *changed,
                     struct checkpoint_path *ret, struct err *err)
 {
@@ -660,7 +782,8 @@ int checkpoint_find(const struct chain *chain, const uint8_t since[16], struct s
 		if (path.records++ == 0)
 			path.since_size = record.from_size;
 		memcpy(at, record.to, 16);
-		rc = sector_set_union(changed, &record.changed) ? no_memory(err)
+		rc = record.incomplete ? promise_broken(chain, err)
+		     : sector_set_union(changed, &record.changed) ? no_memory(err)
 		     : layer_in_state(chain, at, &record.stamp, &path.layer, err);
 		checkpoint_done(&record);
 		if (rc == 0)

@@ -13,6 +13,10 @@
  * written to has the same Unique Id and another content. So records carry a stamp, the file's modification time and
  * size, and one whose `to` is the file's Unique Id counts only if the stamp fits. One that leads to another record does
  * not need it: whoever made that other record saw to it first (checkpoint_begin).
+ *
+ * A record without a stamp is a promise: a merge is under way, and the file is not in the state `from` any more, though
+ * its Unique Id still says so. Who asks for changes since that state gets what the promise lists as well; or, if it says
+ * that it is incomplete, no answer.
  */
 
 #include <stdbool.h>
@@ -22,6 +26,8 @@
 #include "common/err.h"
 #include "vhd/layer.h"
 #include "vhd/sector-set.h"
+
+struct chain;
 
 /* All zeros: none, which fits nothing. */
 struct checkpoint_stamp {
@@ -33,6 +39,7 @@ struct checkpoint_stamp {
 struct checkpoint {
 	uint8_t from[16], to[16];
 	uint8_t next[16]; /* a merge is under way that will lead from `to` to this; all zeros: none */
+	bool incomplete; /* promises only: more changed, or will, than `changed` says */
 	struct checkpoint_stamp stamp;
 	uint64_t from_size, to_size; /* of the disk, bytes */
 	struct sector_set changed;   /* of a disk of to_size */
@@ -73,6 +80,24 @@ void checkpoint_reseal(uint8_t *bytes, const struct checkpoint *checkpoint);
 int checkpoint_begin(const char *disk_path, const uint8_t uuid[16], const uint8_t next[16], struct err *err);
 
 /*
+ * Before the first byte of a merge that takes the layer's sectors away from it, or lets guests write past it (a leaf
+ * being merged): what it changed, as far as that is known now; `incomplete` if guests may go on writing. `stamp` and
+ * `next` are not looked at. What was promised before for the same change is kept along with it, so that a merge that is
+ * run again may say what is left. -errno.
+ */
+int checkpoint_promise(const char *disk_path, const struct checkpoint *checkpoint, struct err *err);
+
+/*
+ * The merge has ended, and the file is in the state `to`, as checkpoint_write wants it: promises that lead to it become
+ * records, or are removed where they are incomplete, or `drop`. Call for each state on the way, the last one too; again
+ * after a crash. -errno.
+ */
+int checkpoint_fulfil(const char *disk_path, const uint8_t to[16], bool drop, struct err *err);
+
+/* Adds what was promised from the state `from` on, if anything. 0, VHD_E_UNKNOWN_BASE: not all of it is known; -errno. */
+int checkpoint_promised(const struct chain *chain, const uint8_t from[16], struct sector_set *changed, struct err *err);
+
+/*
  * Records a change, durably; a record that began with the same state is replaced. `stamp` and `next` are not looked
  * at: the stamp is taken here. So the caller still excludes other writers, and the file will not change any more: the
  * merge has ended, the new Unique Id is in it, it was closed. Everything that was written to it since it left the state
@@ -99,8 +124,6 @@ int checkpoint_rename(const char *old_path, const char *new_path, struct err *er
 
 /* Removes all records beside an image. -errno. */
 int checkpoint_remove(const char *disk_path, struct err *err);
-
-struct chain;
 
 struct checkpoint_path {
 	uint64_t since_size; /* of the disk in the state asked for, bytes */

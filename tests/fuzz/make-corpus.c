@@ -161,6 +161,74 @@ static void put_locators(void)
 	LOCATOR("unknown", "\7.\0\\\0b\0");
 }
 
+/* The targets make the hashes right. */
+static void put_checkpoints(void)
+{
+	static const struct {
+		const char *name;
+		uint8_t size[3]; /* of the disk: these bits 9 to 32 */
+		uint8_t list[12];
+		unsigned length;
+	} seeds[] = {
+		{"empty", {1, 0, 0}, {0}, 0},
+		{"full", {1, 0, 0}, {0, 0, 2}, 3},
+		{"full-too-many", {1, 0, 0}, {0, 0, 40}, 3},
+		{"runs", {1, 0, 0}, {0, 1, 2, 5, 7, 0x80, 1, 9}, 8},
+		{"runs-beyond", {0, 0, 4}, {0, 1, 1, 3, 0xFF, 0x7F}, 6},
+		{"gap", {4, 0, 0}, {1, 0, 1, 0, 1, 1, 0, 1}, 8},
+		{"bitmap-cut", {1, 0, 0}, {0, 2, 0xAA}, 3},
+		{"kind", {1, 0, 0}, {0, 3}, 2},
+	};
+
+	for (size_t i = 0; i < sizeof(seeds) / sizeof(seeds[0]); i++) {
+		uint8_t bytes[136 + 12] = {0};
+
+		memcpy(bytes + 0x4c, seeds[i].size, 3);
+		memcpy(bytes + 136, seeds[i].list, seeds[i].length);
+		put("checkpoint", seeds[i].name, bytes, 136 + seeds[i].length);
+	}
+}
+
+static size_t record_put(uint8_t *at, const char *kind, unsigned offset, unsigned length, size_t data)
+{
+	memcpy(at, kind, 4);
+	at[13] = (uint8_t)(offset >> 16);
+	at[14] = (uint8_t)(offset >> 8);
+	at[15] = (uint8_t)offset;
+	at[21] = (uint8_t)(length >> 16);
+	at[22] = (uint8_t)(length >> 8);
+	at[23] = (uint8_t)length;
+	memset(at + 40, 0x5A, data);
+	return 40 + data;
+}
+
+static void put_increments(void)
+{
+	static const struct {
+		const char *name;
+		unsigned data_offset, zero_offset, records;
+		size_t cut;
+	} seeds[] = {
+		{"good", 512, 4096, 2, 0},          {"disorder", 4096, 512, 2, 0},  {"beyond", 512, 0xfffe00, 2, 0},
+		{"odd", 513, 4096, 2, 0},           {"miscounted", 512, 4096, 3, 0}, {"cut", 512, 4096, 2, 700},
+		{"cut-in-head", 512, 4096, 2, 100},
+	};
+
+	for (size_t i = 0; i < sizeof(seeds) / sizeof(seeds[0]); i++) {
+		uint8_t bytes[128 + 4 * 40 + 512] = {0};
+		size_t at = 128;
+
+		bytes[16] = 1; /* base */
+		bytes[32] = 2; /* target */
+		bytes[53] = bytes[61] = 1; /* sizes: 64 KiB */
+		bytes[78] = 1536 >> 8;     /* changed bytes */
+		at += record_put(bytes + at, "DATA", seeds[i].data_offset, 512, 512);
+		at += record_put(bytes + at, "ZERO", seeds[i].zero_offset, 1024, 0);
+		at += record_put(bytes + at, "DONE", seeds[i].records, 512, 0);
+		put("increment", seeds[i].name, bytes, seeds[i].cut ? seeds[i].cut : at);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	if (argc != 2) {
@@ -175,5 +243,7 @@ int main(int argc, char **argv)
 	put_images();
 	put_bats();
 	put_locators();
+	put_checkpoints();
+	put_increments();
 	return 0;
 }
