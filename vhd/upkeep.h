@@ -32,4 +32,10 @@ int upkeep_raise(struct image *image, struct image_layer *layer, struct err *err
  */
 int upkeep_rest(struct image *image, struct writer *writer);
 
+/*
+ * Refuses a change of what `layer`, of the image's chain, holds or is: VHD_E_HAS_CHILDREN when disks stand on it that are
+ * not in the chain themselves (or -errno: its folder cannot be searched for them). Not when the user said `force`.
+ */
+int upkeep_refuse_children(struct image *image, const struct layer *layer, struct err *err);
+
 #endif

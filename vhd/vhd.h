@@ -54,6 +54,7 @@ struct vhd;
 #define VHD_OPEN_DIRECT 0x02u     /* O_DIRECT */
 #define VHD_OPEN_SALVAGE 0x04u    /* read what a damaged image still holds; excludes VHD_OPEN_WRITE */
 #define VHD_OPEN_NO_PARENTS 0x08u /* the one file alone, for looking at it; excludes VHD_OPEN_WRITE */
+#define VHD_OPEN_DESPITE_CHILDREN 0x10u /* write though differencing disks in its folder stand on it: they will read wrong */
 
 struct vhd_open_options {
 	unsigned flags;
@@ -68,7 +69,9 @@ struct vhd_open_options {
 
 /*
  * Opens an image and, for a differencing disk, its parents, and locks them all as QEMU does (docs/vhd-format.md,
- * "Locks"). `options` NULL: read only. 0, a verdict, or -errno: -EROFS for writing to an image on a block device.
+ * "Locks"). `options` NULL: read only. 0, a verdict, or -errno: -EROFS for writing to an image on a block device;
+ * VHD_E_HAS_CHILDREN for writing to one that differencing disks in its folder stand on. Opening for writing removes what
+ * a vhd_switch_child that was cut off left beside the image.
  */
 int vhd_open(const char *path, const struct vhd_open_options *options, struct vhd **ret, struct err *err);
 
