@@ -123,6 +123,6 @@ bool cli_range_inside(const struct cli *cli, const struct cli_disk *disk, uint64
 
 extern const struct cli_command command_bench, command_changed, command_check, command_compare, command_convert,
         command_create, command_discard, command_export, command_hash, command_import, command_info, command_job,
-        command_map, command_merge, command_read, command_snapshot, command_verify, command_write;
+        command_map, command_merge, command_read, command_rebase, command_snapshot, command_verify, command_write;
 
 #endif

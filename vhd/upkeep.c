@@ -7,6 +7,7 @@
 
 #include "vhd/children.h"
 #include "vhd/queue.h"
+#include "vhd/relink.h"
 
 int upkeep_begin(struct image *image, struct err *err)
 {
@@ -134,6 +135,27 @@ int upkeep_raise(struct image *image, struct image_layer *l, struct err *err)
 	writer_link(image, w);
 	pthread_mutex_unlock(&image->lock);
 	return 0;
+}
+
+int upkeep_change_file(struct image *image, struct writer *w,
+                       int (*call)(struct layer *layer, struct relink_tail *tail, void *arg, struct err *err), void *arg,
+                       struct err *err)
+{
+	struct layer *layer = w->layer->layer;
+	struct relink_tail tail;
+	int rc;
+
+	if (!layer->bat) {
+		tail = relink_tail_of(layer);
+		return call(layer, &tail, arg, err);
+	}
+	rc = slots_cut(image, w);
+	if (rc)
+		return err_set(err, rc, "%s: writing to it failed: %s", layer->path, strerror(-rc));
+	tail = (struct relink_tail){.end = w->slots.end, .open = true};
+	rc = call(layer, &tail, arg, err);
+	w->slots.end = tail.end;
+	return rc;
 }
 
 static bool stack_has_file(const struct stack *stack, const char *path)

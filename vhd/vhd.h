@@ -418,6 +418,33 @@ int vhd_repair(const char *path, const struct vhd_repair_options *options, struc
  */
 int vhd_repair_undo(const char *path, const char *side_file, bool force, struct err *err);
 
+/* --- Another parent, for an image that nobody has open --- */
+
+struct vhd_rebase_options {
+	const char *parent;   /* the new parent; NULL: none, and the disk becomes a dynamic one that stands alone */
+	bool parent_raw;      /* it is a raw disk */
+	const char *const *allow_dirs; /* as in vhd_open_options, for the parents on either side */
+	bool unsafe;          /* change what the disk says of its parent, and copy nothing */
+	bool force;           /* unsafe: though the parent has another size, or disks stand on this one */
+	struct vhd_job *job;  /* may be NULL */
+	void (*warn)(void *user, const char *sentence);
+	void *user;
+};
+
+struct vhd_rebase_result {
+	uint64_t copied_bytes; /* from the old parents into the disk */
+};
+
+/*
+ * Gives the differencing disk `path` another parent. What it reads stays the same: where the new parents hold something
+ * else, what the old ones hold is copied into it first. The old parents must be there, unless the new one has the Unique
+ * Id that the disk names. Killed at any moment, the disk reads the same, and the call may be made again. 0; verdicts
+ * about either chain; VHD_E_CHAIN: the new parent stands on the disk; -ECANCELED; -errno. vhd_job_status counts bytes of
+ * the disk that were compared.
+ */
+int vhd_rebase(const char *path, const struct vhd_rebase_options *options, struct vhd_rebase_result *ret,
+               struct err *err);
+
 /* "6e4ac331-97a1-4d52-8a5f-1c3f2a9d0c11"; `ret` holds 37 bytes. */
 void vhd_uuid_text(const uint8_t uuid[16], char *ret);
 
