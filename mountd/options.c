@@ -10,7 +10,7 @@
 
 #include "vhd/vhd.h"
 
-enum { OPT_RAW = 256, OPT_PARENT, OPT_ALLOW_DIR, OPT_HELP, OPT_VERSION };
+enum { OPT_RAW = 256, OPT_PARENT, OPT_ALLOW_DIR, OPT_FORCE, OPT_HELP, OPT_VERSION };
 
 static const struct option long_options[] = {
 	{"read-only", no_argument, NULL, 'r'},
@@ -20,6 +20,7 @@ static const struct option long_options[] = {
 	{"options", required_argument, NULL, 'o'},
 	{"parent", required_argument, NULL, OPT_PARENT},
 	{"allow-dir", required_argument, NULL, OPT_ALLOW_DIR},
+	{"force", no_argument, NULL, OPT_FORCE},
 	{"help", no_argument, NULL, OPT_HELP},
 	{"version", no_argument, NULL, OPT_VERSION},
 	{0},
@@ -36,6 +37,7 @@ static const char help[] =
 	"  -o, --options=LIST    mount options: ro, rw, allow_other, default_permissions, noexec, noatime\n"
 	"      --parent=FILE     the parent of a differencing IMAGE, instead of the one that it names\n"
 	"      --allow-dir=DIR   parents may lie in DIR too (may be repeated)\n"
+	"      --force           write though differencing disks stand on IMAGE, which will read wrong\n"
 	"      --help            show this text\n"
 	"      --version         show the version\n"
 	"\n"
@@ -142,6 +144,9 @@ void options_read(int argc, char **argv, struct options *ret)
 			break;
 		case OPT_ALLOW_DIR:
 			ret->allow_dirs[dirs++] = optarg;
+			break;
+		case OPT_FORCE:
+			ret->force = true;
 			break;
 		case OPT_HELP:
 			fputs(help, stdout);

@@ -11,6 +11,7 @@ struct options {
 	bool read_only;
 	bool raw;
 	bool foreground;
+	bool force;         /* write though differencing disks stand on the image */
 	unsigned partition; /* 0: the only one */
 	const char *parent;
 	const char **allow_dirs; /* NULL-terminated; the array is the caller's to free */

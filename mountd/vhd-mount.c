@@ -118,7 +118,7 @@ static int paths_resolve(struct mount *m, struct err *err)
 static int image_open(struct mount *m, struct err *err)
 {
 	struct vhd_open_options options = {
-		.flags = m->options->read_only ? 0 : VHD_OPEN_WRITE,
+		.flags = m->options->read_only ? 0 : VHD_OPEN_WRITE | (m->options->force ? VHD_OPEN_DESPITE_CHILDREN : 0),
 		.parent = m->options->parent,
 		.allow_dirs = m->options->allow_dirs,
 		.warn = warn_vhd,

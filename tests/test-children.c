@@ -140,6 +140,108 @@ static void children_of_a_raw_disk_are_those_whose_locators_lead_there(void **st
 	assert_int_equal(count_children("two.raw", true, NULL), 0);
 }
 
+static void set_uuid(const char *name, const uint8_t uuid[16])
+{
+	struct layer *layer = open_one(name, STORE_WRITE, false);
+	struct relink_tail tail = relink_tail_of(layer);
+
+	assert_int_equal(layer_set_uuid(layer, &tail, uuid, NULL), 0);
+	layer_free(layer);
+}
+
+static int open_for_writing(const char *name, unsigned flags, struct err *err)
+{
+	struct vhd_open_options options = {.flags = VHD_OPEN_WRITE | flags};
+	struct vhd *vhd;
+	int rc = vhd_open(in_dir(name), &options, &vhd, err);
+
+	return rc ? rc : vhd_close(vhd, err);
+}
+
+static void a_disk_with_children_is_not_opened_for_writing(void **state)
+{
+	struct err err = {.text = ""};
+	char name[16];
+
+	create("base.vhd", NULL, false);
+	assert_int_equal(open_for_writing("base.vhd", 0, &err), 0);
+	create("a.vhd", "base.vhd", false);
+	assert_int_equal(open_for_writing("base.vhd", 0, &err), VHD_E_HAS_CHILDREN);
+	assert_non_null(strstr(err.text, "(a.vhd)"));
+	assert_int_equal(open_for_writing("base.vhd", VHD_OPEN_DESPITE_CHILDREN, &err), 0);
+	assert_int_equal(open_for_writing("a.vhd", 0, &err), 0);
+	for (unsigned i = 0; i < 4; i++) {
+		snprintf(name, sizeof(name), "%u.vhd", i);
+		create(name, "base.vhd", false);
+	}
+	assert_int_equal(open_for_writing("base.vhd", 0, &err), VHD_E_HAS_CHILDREN);
+	assert_non_null(strstr(err.text, "and 2 more"));
+}
+
+/* Every moment of its end leaves that: the merged child is there, its parent has its identity. */
+static void a_child_that_was_merged_is_found_until_it_is_gone(void **state)
+{
+	struct err err = {.text = ""};
+	struct children found;
+	struct layer *layer, *child;
+
+	create("base.vhd", NULL, false);
+	create("copy.vhd", NULL, false);
+	create("a.vhd", "base.vhd", false);
+	child = open_one("a.vhd", 0, false);
+	set_uuid("base.vhd", child->footer.uuid);
+	set_uuid("copy.vhd", child->footer.uuid);
+	layer_free(child);
+	count_children("base.vhd", false, "a.vhd");
+	assert_int_equal(count_children("copy.vhd", false, NULL), 0);
+	layer = open_one("base.vhd", 0, false);
+	assert_int_equal(children_find(layer, in_dir("base.vhd"), &found, NULL), 0);
+	assert_true(found.merged[0]);
+	children_done(&found);
+	layer_free(layer);
+	assert_int_equal(open_for_writing("base.vhd", 0, &err), VHD_E_HAS_CHILDREN);
+	assert_non_null(strstr(err.text, "vhd merge"));
+	assert_non_null(strstr(err.text, "a.vhd"));
+	assert_int_equal(unlink(in_dir("a.vhd")), 0);
+	assert_int_equal(open_for_writing("base.vhd", 0, &err), 0);
+}
+
+static int merge(const char *name, unsigned layer, bool force, struct err *err)
+{
+	struct vhd_open_options options = {.flags = VHD_OPEN_WRITE};
+	struct vhd_merge_options merge = {.layer = layer, .force = force};
+	struct vhd *vhd;
+	int rc;
+
+	assert_int_equal(vhd_open(in_dir(name), &options, &vhd, err), 0);
+	rc = vhd_merge(vhd, &merge, NULL, err);
+	assert_int_equal(vhd_close(vhd, NULL), 0);
+	return rc;
+}
+
+static void merging_is_refused_while_others_stand_on_what_changes(void **state)
+{
+	struct err err = {.text = ""};
+
+	create("base.vhd", NULL, false);
+	create("a.vhd", "base.vhd", false);
+	create("b.vhd", "a.vhd", false);
+	create("sibling.vhd", "base.vhd", false);
+	assert_int_equal(merge("b.vhd", 1, false, &err), VHD_E_HAS_CHILDREN);
+	assert_non_null(strstr(err.text, "(sibling.vhd)"));
+	assert_int_equal(merge("sibling.vhd", 0, false, &err), VHD_E_HAS_CHILDREN);
+	assert_non_null(strstr(err.text, "(a.vhd)"));
+	assert_int_equal(unlink(in_dir("sibling.vhd")), 0);
+	create("niece.vhd", "a.vhd", false);
+	assert_int_equal(merge("b.vhd", 1, false, &err), VHD_E_HAS_CHILDREN);
+	assert_non_null(strstr(err.text, "(niece.vhd)"));
+	assert_int_equal(merge("b.vhd", 1, true, &err), 0);
+	assert_int_equal(access(in_dir("a.vhd"), F_OK), -1);
+	assert_int_equal(unlink(in_dir("niece.vhd")), 0);
+	assert_int_equal(merge("b.vhd", 0, false, &err), 0);
+	assert_int_equal(access(in_dir("b.vhd"), F_OK), -1);
+}
+
 static void note_warning(void *user, const char *sentence)
 {
 	snprintf(user, 600, "%s", sentence);
@@ -149,8 +251,7 @@ static void a_parent_that_the_child_was_merged_into_is_its_parent(void **state)
 {
 	char warning[600] = "";
 	struct vhd_open_options options = {.warn = note_warning, .user = warning};
-	struct relink_tail tail;
-	struct layer *layer, *child;
+	struct layer *child;
 	struct chain chain;
 
 	create("base.vhd", NULL, false);
@@ -158,20 +259,14 @@ static void a_parent_that_the_child_was_merged_into_is_its_parent(void **state)
 	create("a.vhd", "base.vhd", false);
 	create("b.vhd", "other.vhd", false);
 	child = open_one("a.vhd", 0, false);
-	layer = open_one("base.vhd", STORE_WRITE, false);
-	tail = relink_tail_of(layer);
-	assert_int_equal(layer_set_uuid(layer, &tail, child->footer.uuid, NULL), 0);
-	layer_free(layer);
+	set_uuid("base.vhd", child->footer.uuid);
 	assert_int_equal(chain_open(in_dir("a.vhd"), &options, NULL, &chain, NULL), 0);
 	assert_int_equal(chain.count, 2);
 	chain_done(&chain);
 	assert_non_null(strstr(warning, "merge"));
 
 	/* Anybody else's identity is wrong as ever. */
-	layer = open_one("other.vhd", STORE_WRITE, false);
-	tail = relink_tail_of(layer);
-	assert_int_equal(layer_set_uuid(layer, &tail, child->footer.uuid, NULL), 0);
-	layer_free(layer);
+	set_uuid("other.vhd", child->footer.uuid);
 	layer_free(child);
 	assert_int_equal(chain_open(in_dir("b.vhd"), &options, NULL, &chain, NULL), VHD_E_PARENT_MISMATCH);
 }
@@ -183,6 +278,10 @@ int main(void)
 		cmocka_unit_test_setup_teardown(a_child_that_lost_its_footer_is_found_by_the_copy, folder_make, folder_remove),
 		cmocka_unit_test_setup_teardown(the_image_itself_under_another_name_is_no_child, folder_make, folder_remove),
 		cmocka_unit_test_setup_teardown(children_of_a_raw_disk_are_those_whose_locators_lead_there, folder_make,
+		                                folder_remove),
+		cmocka_unit_test_setup_teardown(a_disk_with_children_is_not_opened_for_writing, folder_make, folder_remove),
+		cmocka_unit_test_setup_teardown(a_child_that_was_merged_is_found_until_it_is_gone, folder_make, folder_remove),
+		cmocka_unit_test_setup_teardown(merging_is_refused_while_others_stand_on_what_changes, folder_make,
 		                                folder_remove),
 		cmocka_unit_test_setup_teardown(a_parent_that_the_child_was_merged_into_is_its_parent, folder_make,
 		                                folder_remove),

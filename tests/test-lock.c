@@ -220,6 +220,31 @@ static void a_reader_is_not_refused_because_a_writer_is_being_refused(void **sta
 	close(reader);
 }
 
+/* Other programs do not wait for what the kernel does later, as lock_take does. */
+static void a_closed_disk_is_locked_no_more(void **state)
+{
+	struct vhd_create_options create = {.size_bytes = 4 << 20, .overwrite = true};
+	struct vhd_open_options write = {.flags = VHD_OPEN_WRITE};
+
+	for (unsigned i = 0; i < 50; i++) {
+		struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+		struct blk_queue *queue;
+		struct vhd *vhd;
+		int fd;
+
+		assert_int_equal(vhd_create(path, &create, NULL), 0);
+		assert_int_equal(vhd_open(path, &write, &vhd, NULL), 0);
+		assert_int_equal(blk_queue_new(vhd_blk(vhd), NULL, &queue, NULL), 0);
+		assert_int_equal(blk_pwrite(queue, "x", 1, 0), 0);
+		blk_queue_free(queue);
+		assert_int_equal(vhd_close(vhd, NULL), 0);
+		fd = open(path, O_RDWR | O_CLOEXEC);
+		assert_int_equal(fcntl(fd, F_OFD_GETLK, &lock), 0);
+		assert_int_equal(lock.l_type, F_UNLCK);
+		close(fd);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -230,6 +255,7 @@ int main(void)
 		cmocka_unit_test(the_bytes_locked_are_those_of_qemu),
 		cmocka_unit_test(another_process_that_holds_it_is_named),
 		cmocka_unit_test(a_reader_is_not_refused_because_a_writer_is_being_refused),
+		cmocka_unit_test(a_closed_disk_is_locked_no_more),
 	};
 
 	return cmocka_run_group_tests(tests, folder_make, folder_remove);

@@ -50,7 +50,7 @@ static bool header_read(int fd, const struct footer *footer, struct header *ret)
 	       header_decode(&disk, false, ret, NULL) == 0;
 }
 
-/* For raw parents, which have no Unique Id. */
+/* Where the Unique Id of the parent does not decide. */
 static bool leads_to_self(const struct search *s, const char *name)
 {
 	struct parent_candidates candidates;
@@ -77,7 +77,13 @@ static bool leads_to_self(const struct search *s, const char *name)
 	return found;
 }
 
-static bool is_child(const struct search *s, const char *name)
+enum kinship {
+	STRANGER,
+	CHILD,
+	MERGED_CHILD,
+};
+
+static enum kinship kinship_of(const struct search *s, const char *name)
 {
 	static const uint8_t null[16];
 	struct footer footer;
@@ -89,27 +95,34 @@ static bool is_child(const struct search *s, const char *name)
 	/* Before the open: a FIFO or a device is not to notice. */
 	if (fstatat(s->folder_fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISREG(st.st_mode) ||
 	    (st.st_dev == s->self.st_dev && st.st_ino == s->self.st_ino))
-		return false;
+		return STRANGER;
 	fd = openat(s->folder_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
 	if (fd < 0)
-		return false;
+		return STRANGER;
 	differencing = footer_read(fd, &st, &footer) && footer.type == VHD_DIFFERENCING && header_read(fd, &footer, &header);
 	close(fd);
 	if (!differencing)
-		return false;
+		return STRANGER;
 	if (s->layer->raw)
-		return !memcmp(header.parent_uuid, null, sizeof(null)) && leads_to_self(s, name);
-	return !memcmp(header.parent_uuid, s->layer->footer.uuid, sizeof(null));
+		return !memcmp(header.parent_uuid, null, sizeof(null)) && leads_to_self(s, name) ? CHILD : STRANGER;
+	if (!memcmp(header.parent_uuid, s->layer->footer.uuid, sizeof(null)))
+		return CHILD;
+	return !memcmp(footer.uuid, s->layer->footer.uuid, sizeof(null)) && leads_to_self(s, name) ? MERGED_CHILD : STRANGER;
 }
 
-static int child_add(struct search *s, const char *name)
+static int child_add(struct search *s, const char *name, bool merged)
 {
 	struct children *c = s->found;
 	char **paths = reallocarray(c->paths, c->count + 1, sizeof(*paths));
+	bool *all_merged = reallocarray(c->merged, c->count + 1, sizeof(*all_merged));
 
-	if (!paths)
+	if (paths)
+		c->paths = paths;
+	if (all_merged)
+		c->merged = all_merged;
+	if (!paths || !all_merged)
 		return -ENOMEM;
-	c->paths = paths;
+	all_merged[c->count] = merged;
 	if (asprintf(&paths[c->count], "%s/%s", strcmp(s->folder, "/") ? s->folder : "", name) < 0)
 		return -ENOMEM;
 	c->count++;
@@ -128,9 +141,13 @@ static int folder_search(struct search *s)
 	if (!dir)
 		return -errno;
 	s->folder_fd = dirfd(dir);
-	for (errno = 0; r == 0 && (entry = readdir(dir)); errno = 0)
-		if ((entry->d_type == DT_REG || entry->d_type == DT_UNKNOWN) && is_child(s, entry->d_name))
-			r = child_add(s, entry->d_name);
+	for (errno = 0; r == 0 && (entry = readdir(dir)); errno = 0) {
+		enum kinship kinship = entry->d_type == DT_REG || entry->d_type == DT_UNKNOWN ? kinship_of(s, entry->d_name)
+		                                                                             : STRANGER;
+
+		if (kinship != STRANGER)
+			r = child_add(s, entry->d_name, kinship == MERGED_CHILD);
+	}
 	if (r == 0)
 		r = -errno;
 	closedir(dir);
@@ -161,5 +178,45 @@ void children_done(struct children *children)
 	for (unsigned i = 0; i < children->count; i++)
 		free(children->paths[i]);
 	free(children->paths);
+	free(children->merged);
 	*children = (struct children){0};
+}
+
+void children_leave_out(struct children *children, unsigned i)
+{
+	free(children->paths[i]);
+	children->count--;
+	memmove(children->paths + i, children->paths + i + 1, (children->count - i) * sizeof(*children->paths));
+	memmove(children->merged + i, children->merged + i + 1, (children->count - i) * sizeof(*children->merged));
+}
+
+#define NAMED_MAX 3u
+
+static const char *name_of(const struct children *children, unsigned i)
+{
+	return strrchr(children->paths[i], '/') + 1;
+}
+
+int children_refuse(const struct children *children, const char *path, struct err *err)
+{
+	unsigned count = children->count;
+	char names[160] = "";
+	size_t used = 0;
+
+	for (unsigned i = 0; i < count; i++)
+		if (children->merged[i])
+			return err_set(err, VHD_E_HAS_CHILDREN, "%s: %s in its folder was merged into it, but the end of that is "
+			               "missing: run `vhd merge` on that again, or remove it (or use --force)", path,
+			               name_of(children, i));
+	if (count == 0)
+		return 0;
+	for (unsigned i = 0; i < count && i < NAMED_MAX && used < sizeof(names); i++)
+		used += (size_t)snprintf(names + used, sizeof(names) - used, "%s%s", i ? ", " : "", name_of(children, i));
+	if (used < sizeof(names) && count > NAMED_MAX)
+		used += (size_t)snprintf(names + used, sizeof(names) - used, " and %u more", count - NAMED_MAX);
+	if (used >= sizeof(names))
+		memcpy(names + sizeof(names) - 4, "...", 4);
+	return err_set(err, VHD_E_HAS_CHILDREN, "%s: %s on it (%s), and would read wrong if it changed: write to a child of it, "
+	               "or merge those first, or use --force", path,
+	               count == 1 ? "a differencing disk stands" : "differencing disks stand", names);
 }

@@ -21,6 +21,7 @@ enum {
 	KEY_SALVAGE,
 	KEY_PROGRESS,
 	KEY_JSON,
+	KEY_FORCE,
 	KEY_FORMAT,
 };
 
@@ -36,6 +37,7 @@ static const struct group_option group_options[] = {
         {CLI_CHAIN | CLI_ALLOW_DIR, {KEY_ALLOW_DIR, "allow-dir", "DIR", "parents may lie in DIR too (repeatable)"}},
         {CLI_SALVAGE, {KEY_SALVAGE, "salvage", NULL, "read what a damaged image still holds; say what is missing"}},
         {CLI_DIRECT, {KEY_DIRECT, "direct", NULL, "bypass the page cache (O_DIRECT)"}},
+        {CLI_FORCE, {KEY_FORCE, "force", NULL, "write though other disks stand on this one, which will read wrong"}},
         {CLI_JSON, {KEY_JSON, "json", NULL, "print JSON"}},
         {CLI_PROGRESS, {KEY_PROGRESS, "progress", "HOW", "none, bar or json (default: a bar on a terminal)"}},
         {0, {KEY_HELP, "help", NULL, "print this and exit"}},
@@ -190,6 +192,9 @@ static bool group_option_take(struct cli *cli, int key, const char *arg)
 		return true;
 	case KEY_SALVAGE:
 		cli->salvage = true;
+		return true;
+	case KEY_FORCE:
+		cli->force = true;
 		return true;
 	case KEY_JSON:
 		cli->json = true;
@@ -360,7 +365,7 @@ static int disk_open(struct cli *cli, const char *path, bool raw, bool write, st
 {
 	struct vhd_open_options options = {
 	        .flags = (write ? VHD_OPEN_WRITE : 0) | (cli->direct ? VHD_OPEN_DIRECT : 0) |
-	                 (cli->salvage ? VHD_OPEN_SALVAGE : 0),
+	                 (cli->salvage ? VHD_OPEN_SALVAGE : 0) | (cli->force ? VHD_OPEN_DESPITE_CHILDREN : 0),
 	        .parent = cli->parent,
 	        .parent_raw = cli->parent_raw,
 	        .allow_dirs = cli->allow_dirs,

@@ -35,6 +35,7 @@ enum cli_exit {
 #define CLI_FORMAT 0x08u   /* -f raw|vhd */
 #define CLI_PROGRESS 0x10u /* --progress */
 #define CLI_JSON 0x20u     /* --json */
+#define CLI_FORCE 0x80u    /* --force: writing to a parent of other disks */
 
 struct cli_option {
 	int key;          /* a letter when it has a short form, else a number over 255 */
@@ -65,7 +66,7 @@ struct cli {
 	const char **allow_dirs;      /* owned; NULL-terminated; NULL if none */
 	size_t allow_dir_count;
 	const char *parent;
-	bool parent_raw, direct, salvage, raw, json;
+	bool parent_raw, direct, salvage, raw, json, force;
 	enum progress_mode progress_mode;
 	const char *hidden_name, *shown_name; /* in sentences the second stands for the first; NULL: nothing does */
 	char **operands; /* after cli_next said CLI_END */
@@ -122,7 +123,7 @@ bool cli_range_inside(const struct cli *cli, const struct cli_disk *disk, uint64
 
 extern const struct cli_command command_bench, command_changed, command_check, command_compare, command_convert,
         command_create, command_discard, command_export, command_hash, command_import, command_info, command_job,
-        command_map, command_merge, command_read, command_resize, command_compact, command_snapshot, command_verify,
-        command_write;
+        command_map, command_merge, command_read, command_rebase, command_resize, command_compact,
+        command_snapshot, command_verify, command_write;
 
 #endif

@@ -235,6 +235,13 @@ int lock_raise(int fd, int reader, const char *path, struct err *err)
 	return refused(fd, path, true, r, err);
 }
 
+void lock_drop(int fd)
+{
+	struct flock lock = {.l_type = F_UNLCK, .l_whence = SEEK_SET};
+
+	(void)fcntl(fd, F_OFD_SETLK, &lock);
+}
+
 void lock_lower(int fd)
 {
 	byte_drop(fd, USE_WRITE);

@@ -23,6 +23,12 @@ int lock_take(int fd, const char *path, bool write, struct err *err);
  */
 int lock_raise(int fd, int reader, const char *path, struct err *err);
 
+/*
+ * Gives up all locks. Closing the descriptor does that too, but not at once when a ring knew the file: the kernel takes
+ * rings apart later.
+ */
+void lock_drop(int fd);
+
 /* Gives up what a writer has over a reader. */
 void lock_lower(int fd);
 

@@ -10,8 +10,9 @@
 
 static const struct cli_command *const commands[] = {
         &command_create, &command_info, &command_map, &command_check, &command_convert, &command_read, &command_write,
-        &command_discard, &command_snapshot, &command_merge, &command_resize, &command_compact, &command_job,
-        &command_changed, &command_export, &command_import, &command_compare, &command_hash, &command_verify, &command_bench,
+        &command_discard, &command_snapshot, &command_merge, &command_rebase, &command_resize, &command_compact,
+        &command_job, &command_changed, &command_export, &command_import, &command_compare, &command_hash,
+        &command_verify, &command_bench,
 };
 
 #define COMMANDS (sizeof(commands) / sizeof(commands[0]))

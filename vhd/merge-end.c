@@ -15,28 +15,6 @@
 #include "vhd/parent-search.h"
 #include "vhd/relink.h"
 
-/* Worker thread: the file's footer and header are changed by `call`, while its writer goes on. */
-static int change_file(struct image *image, struct writer *w,
-                       int (*call)(struct layer *layer, struct relink_tail *tail, void *arg, struct err *err), void *arg,
-                       struct err *err)
-{
-	struct layer *layer = w->layer->layer;
-	struct relink_tail tail;
-	int rc;
-
-	if (!layer->bat) {
-		tail = relink_tail_of(layer);
-		return call(layer, &tail, arg, err);
-	}
-	rc = slots_cut(image, w);
-	if (rc)
-		return err_set(err, rc, "%s: writing to it failed: %s", layer->path, strerror(-rc));
-	tail = (struct relink_tail){.end = w->slots.end, .open = true};
-	rc = call(layer, &tail, arg, err);
-	w->slots.end = tail.end;
-	return rc;
-}
-
 struct identity {
 	struct image *image;
 	struct writer *writer;
@@ -53,7 +31,7 @@ static int call_set_uuid(void *arg)
 {
 	struct identity *id = arg;
 
-	return change_file(id->image, id->writer, set_uuid, (void *)id->uuid, id->err);
+	return upkeep_change_file(id->image, id->writer, set_uuid, (void *)id->uuid, id->err);
 }
 
 int merge_take_identity(struct merge *m)
@@ -86,7 +64,7 @@ static int call_set_parent(void *arg)
 {
 	struct tie *tie = arg;
 
-	return change_file(tie->image, tie->upper->writer, set_parent, tie, tie->err);
+	return upkeep_change_file(tie->image, tie->upper->writer, set_parent, tie, tie->err);
 }
 
 int merge_tie_upper(struct merge *m)

@@ -62,6 +62,13 @@ static int check(struct merge *m)
 		               "size of the second before merging (vhd resize)", path_of(m, m->into),
 		               (uint64_t)atomic_load(&m->target->size), path_of(m, m->first),
 		               (uint64_t)atomic_load(&stack->layer[m->first]->size));
+	/* Each of them will be another disk, or none. */
+	for (unsigned i = m->first; i <= m->into && !o->force; i++) {
+		int rc = upkeep_refuse_children(m->image, stack->layer[i]->layer, m->err);
+
+		if (rc)
+			return rc;
+	}
 	return o->rename ? check_rename(m) : 0;
 }
 

@@ -91,6 +91,19 @@ int new_file_lock(struct new_file *file, struct err *err)
 	return lock_take(file->replaced_fd, path, true, err);
 }
 
+#define TARGET_LENGTH 200 /* how much of the name the temporary one has */
+#define RANDOM_LENGTH 16
+
+bool new_file_is_temporary(const char *name, const char *target)
+{
+	size_t length = strnlen(target, TARGET_LENGTH);
+
+	if (name[0] != '.' || strncmp(name + 1, target, length) || name[1 + length] != '.')
+		return false;
+	name += 1 + length + 1;
+	return strlen(name) == RANDOM_LENGTH && strspn(name, "0123456789abcdef") == RANDOM_LENGTH;
+}
+
 static int temporary_name(struct new_file *file)
 {
 	const char *name = strrchr(file->target, '/') + 1;
@@ -99,7 +112,7 @@ static int temporary_name(struct new_file *file)
 	if (getrandom(&random, sizeof(random), 0) != sizeof(random))
 		return -EIO;
 	free(file->temporary);
-	if (asprintf(&file->temporary, "%s/.%.200s.%016" PRIx64, file->folder, name, random) < 0) {
+	if (asprintf(&file->temporary, "%s/.%.*s.%0*" PRIx64, file->folder, TARGET_LENGTH, name, RANDOM_LENGTH, random) < 0) {
 		file->temporary = NULL;
 		return -ENOMEM;
 	}

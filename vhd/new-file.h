@@ -47,6 +47,9 @@ int new_file_name(const struct new_file *file, char ret[NEW_FILE_NAME_MAX]);
 /* Syncs what was written, gives it its name, and syncs the folder. -EEXIST, or -errno. */
 int new_file_commit(struct new_file *file, struct err *err);
 
+/* Whether `name`, in the same folder, is what a new file for `target` may be called until it is committed. */
+bool new_file_is_temporary(const char *name, const char *target);
+
 /* Frees `file`; what was not committed is gone. */
 void new_file_done(struct new_file *file);
 

@@ -2,7 +2,12 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include <string.h>
+#include <sys/stat.h>
+
 #include "vhd/chain.h"
+#include "vhd/children.h"
+#include "vhd/switch-recover.h"
 #include "vhd/upkeep.h"
 
 /*
@@ -55,6 +60,36 @@ static int open_chain(const char *path, const struct vhd_open_options *options, 
 	return chain_open(path, &buffered, sink, ret, err);
 }
 
+/* A folder that cannot be read, by who may write the file, is no reason not to. */
+static int refuse_children(const struct layer *leaf, const char *path, const struct vhd_open_options *options,
+                           struct err *err)
+{
+	struct children children;
+	struct stat st;
+	struct err why;
+	int rc;
+
+	if (fstat(leaf->store->file.fd, &st) < 0 || st.st_nlink == 0) /* what has no name has no children */
+		return 0;
+	rc = children_find(leaf, path, &children, &why);
+	if (rc) {
+		if (options->warn)
+			options->warn(options->user, why.text);
+		return 0;
+	}
+	rc = children_refuse(&children, path, err);
+	children_done(&children);
+	return rc;
+}
+
+/* Between opening the chain and using it: what stands in the way of writing. */
+static int ready_to_write(const struct layer *leaf, const char *path, const struct vhd_open_options *options,
+                          struct err *err)
+{
+	switch_recover(leaf, path, options);
+	return options->flags & VHD_OPEN_DESPITE_CHILDREN ? 0 : refuse_children(leaf, path, options, err);
+}
+
 int vhd_open(const char *path, const struct vhd_open_options *options, struct vhd **ret, struct err *err)
 {
 	static const struct vhd_open_options defaults;
@@ -72,6 +107,11 @@ int vhd_open(const char *path, const struct vhd_open_options *options, struct vh
 	if (!vhd)
 		return err_set(err, -ENOMEM, "%s: no memory", path);
 	rc = open_chain(path, options, &chain, err);
+	if (rc == 0 && (flags & VHD_OPEN_WRITE)) {
+		rc = ready_to_write(chain.layers[0], path, options, err);
+		if (rc)
+			chain_done(&chain);
+	}
 	if (rc == 0)
 		rc = image_open_take(&chain, flags & VHD_OPEN_WRITE, flags & VHD_OPEN_SALVAGE, &vhd->image, err);
 	if (rc) {

@@ -239,6 +239,7 @@ static void store_file_close(struct store *store)
 {
 	struct store_file *s = (struct store_file *)store;
 
+	lock_drop(store->file.fd);
 	close(store->file.fd);
 	pthread_mutex_destroy(&s->edge_lock);
 	free(s);

@@ -3,8 +3,11 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/stat.h>
 
+#include "vhd/children.h"
 #include "vhd/queue.h"
+#include "vhd/relink.h"
 
 int upkeep_begin(struct image *image, struct err *err)
 {
@@ -132,4 +135,57 @@ int upkeep_raise(struct image *image, struct image_layer *l, struct err *err)
 	writer_link(image, w);
 	pthread_mutex_unlock(&image->lock);
 	return 0;
+}
+
+int upkeep_change_file(struct image *image, struct writer *w,
+                       int (*call)(struct layer *layer, struct relink_tail *tail, void *arg, struct err *err), void *arg,
+                       struct err *err)
+{
+	struct layer *layer = w->layer->layer;
+	struct relink_tail tail;
+	int rc;
+
+	if (!layer->bat) {
+		tail = relink_tail_of(layer);
+		return call(layer, &tail, arg, err);
+	}
+	rc = slots_cut(image, w);
+	if (rc)
+		return err_set(err, rc, "%s: writing to it failed: %s", layer->path, strerror(-rc));
+	tail = (struct relink_tail){.end = w->slots.end, .open = true};
+	rc = call(layer, &tail, arg, err);
+	w->slots.end = tail.end;
+	return rc;
+}
+
+static bool stack_has_file(const struct stack *stack, const char *path)
+{
+	struct stat named, opened;
+
+	if (stat(path, &named) < 0)
+		return false;
+	for (unsigned i = 0; i < stack->count; i++)
+		if (fstat(stack->layer[i]->layer->store->file.fd, &opened) == 0 && opened.st_dev == named.st_dev &&
+		    opened.st_ino == named.st_ino)
+			return true;
+	return false;
+}
+
+int upkeep_refuse_children(struct image *image, const struct layer *layer, struct err *err)
+{
+	struct children children;
+	struct stat st;
+	int rc;
+
+	if (fstat(layer->store->file.fd, &st) < 0 || st.st_nlink == 0)
+		return 0; /* what has no name has no children */
+	rc = children_find(layer, layer->path, &children, err);
+	if (rc)
+		return rc;
+	for (unsigned i = children.count; i-- > 0;)
+		if (stack_has_file(image_stack(image), children.paths[i]))
+			children_leave_out(&children, i);
+	rc = children_refuse(&children, layer->path, err);
+	children_done(&children);
+	return rc;
 }

@@ -32,4 +32,17 @@ int upkeep_raise(struct image *image, struct image_layer *layer, struct err *err
  */
 int upkeep_rest(struct image *image, struct writer *writer);
 
+struct relink_tail;
+
+/* Worker thread: the file's footer and header are changed by `call` (relink.h), while its writer goes on. */
+int upkeep_change_file(struct image *image, struct writer *writer,
+                       int (*call)(struct layer *layer, struct relink_tail *tail, void *arg, struct err *err), void *arg,
+                       struct err *err);
+
+/*
+ * Refuses a change of what `layer`, of the image's chain, holds or is: VHD_E_HAS_CHILDREN when disks stand on it that are
+ * not in the chain themselves (or -errno: its folder cannot be searched for them). Not when the user said `force`.
+ */
+int upkeep_refuse_children(struct image *image, const struct layer *layer, struct err *err);
+
 #endif

@@ -54,6 +54,7 @@ struct vhd;
 #define VHD_OPEN_DIRECT 0x02u     /* O_DIRECT */
 #define VHD_OPEN_SALVAGE 0x04u    /* read what a damaged image still holds; excludes VHD_OPEN_WRITE */
 #define VHD_OPEN_NO_PARENTS 0x08u /* the one file alone, for looking at it; excludes VHD_OPEN_WRITE */
+#define VHD_OPEN_DESPITE_CHILDREN 0x10u /* write though differencing disks in its folder stand on it: they will read wrong */
 
 struct vhd_open_options {
 	unsigned flags;
@@ -68,7 +69,9 @@ struct vhd_open_options {
 
 /*
  * Opens an image and, for a differencing disk, its parents, and locks them all as QEMU does (docs/vhd-format.md,
- * "Locks"). `options` NULL: read only. 0, a verdict, or -errno: -EROFS for writing to an image on a block device.
+ * "Locks"). `options` NULL: read only. 0, a verdict, or -errno: -EROFS for writing to an image on a block device;
+ * VHD_E_HAS_CHILDREN for writing to one that differencing disks in its folder stand on. Opening for writing removes what
+ * a vhd_switch_child that was cut off left beside the image.
  */
 int vhd_open(const char *path, const struct vhd_open_options *options, struct vhd **ret, struct err *err);
 
@@ -414,6 +417,33 @@ int vhd_repair(const char *path, const struct vhd_repair_options *options, struc
  * has changed since. -errno.
  */
 int vhd_repair_undo(const char *path, const char *side_file, bool force, struct err *err);
+
+/* --- Another parent, for an image that nobody has open --- */
+
+struct vhd_rebase_options {
+	const char *parent;   /* the new parent; NULL: none, and the disk becomes a dynamic one that stands alone */
+	bool parent_raw;      /* it is a raw disk */
+	const char *const *allow_dirs; /* as in vhd_open_options, for the parents on either side */
+	bool unsafe;          /* change what the disk says of its parent, and copy nothing */
+	bool force;           /* unsafe: though the parent has another size, or disks stand on this one */
+	struct vhd_job *job;  /* may be NULL */
+	void (*warn)(void *user, const char *sentence);
+	void *user;
+};
+
+struct vhd_rebase_result {
+	uint64_t copied_bytes; /* from the old parents into the disk */
+};
+
+/*
+ * Gives the differencing disk `path` another parent. What it reads stays the same: where the new parents hold something
+ * else, what the old ones hold is copied into it first. The old parents must be there, unless the new one has the Unique
+ * Id that the disk names. Killed at any moment, the disk reads the same, and the call may be made again. 0; verdicts
+ * about either chain; VHD_E_CHAIN: the new parent stands on the disk; -ECANCELED; -errno. vhd_job_status counts bytes of
+ * the disk that were compared.
+ */
+int vhd_rebase(const char *path, const struct vhd_rebase_options *options, struct vhd_rebase_result *ret,
+               struct err *err);
 
 /* "6e4ac331-97a1-4d52-8a5f-1c3f2a9d0c11"; `ret` holds 37 bytes. */
 void vhd_uuid_text(const uint8_t uuid[16], char *ret);

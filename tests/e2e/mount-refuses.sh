@@ -42,6 +42,16 @@ exits 0 vhd-mount -p 2 two.vhd m
 touch m/here
 exits 0 vhd-umount m
 
+# Others stand on it.
+vhd create -b two.vhd child.vhd || fail 'create child.vhd'
+exits 1 vhd-mount -p 2 two.vhd m
+says err 'a differencing disk stands on it (child.vhd)'
+exits 0 vhd-mount -r -p 2 two.vhd m
+exits 0 vhd-umount m
+exits 0 vhd-mount --force -p 2 two.vhd m
+exits 0 vhd-umount m
+rm child.vhd
+
 # A damaged primary GPT: its backup serves.
 bytes 512 | vhd write two.vhd 512 || fail 'vhd write'
 exits 0 vhd-mount -r -p 2 two.vhd m

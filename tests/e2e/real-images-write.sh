@@ -50,6 +50,7 @@ unpack_beside() {
 	done
 }
 
+# With --force: children of some lie beside them.
 change() {
 	local path=$1 model=$2 size=$3 at length i start
 	rm -f "$model"
@@ -60,12 +61,12 @@ change() {
 		at=$(((RANDOM * 32768 + RANDOM) % (size - length)))
 		head -c $length /dev/urandom >"$dir/piece"
 		dd if="$dir/piece" of="$model" bs=1 seek=$at conv=notrunc status=none
-		vhd write --progress=none "$path" $at <"$dir/piece" || { fail "$path: cannot be written"; return 1; }
+		vhd write --force --progress=none "$path" $at <"$dir/piece" || { fail "$path: cannot be written"; return 1; }
 		if [ $i = 3 ]; then
 			start=$((size / 3 / 512 * 512))
 			length=$((size / 4 / 512 * 512))
 			[ $length -le $((8 << 20)) ] || length=$((8 << 20))
-			vhd discard "$path" $start $length || { fail "$path: cannot discard"; return 1; }
+			vhd discard --force "$path" $start $length || { fail "$path: cannot discard"; return 1; }
 			head -c $length /dev/zero | dd of="$model" bs=512 seek=$((start / 512)) conv=notrunc status=none
 		fi
 	done

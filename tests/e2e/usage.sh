@@ -6,7 +6,7 @@
 exits 0 vhd --help
 says_nothing err
 commands=$(sed -n '/^Commands:/,/^$/s/^  \([a-z]*\) .*/\1/p' out)
-[ "$(wc -w <<< "$commands")" -eq 20 ] || fail "the commands: $commands"
+[ "$(wc -w <<< "$commands")" -eq 21 ] || fail "the commands: $commands"
 for command in $commands; do
 	exits 0 vhd "$command" --help
 	says out "Usage: vhd $command"
