@@ -15,6 +15,7 @@
 #include "common/checked.h"
 #include "vhd/create.h"
 #include "vhd/repair.h"
+#include "vhd/resize-mark.h"
 
 #define COMBINED_BYTES_MAX 12u              /* 2^12 ways to take each from one of two footers */
 #define SEARCH_BYTES (UINT64_C(64) << 20)   /* how much that is not zero is searched for a footer that others follow */
@@ -544,13 +545,35 @@ static int rebuild(struct repair *repair, const struct found *end, const struct 
 	return rebuild_fixed(repair, &identity);
 }
 
+/* A fixed disk whose growth was interrupted: the file is cut where its footer counts already. 1: it is none. */
+static int take_growing(struct repair *repair)
+{
+	struct found found;
+	uint64_t offset;
+	int r;
+
+	if (!growing_footer_offset(repair->plan.file_size, &offset))
+		return 1;
+	r = found_read(repair, &found, offset, VHD_SECTOR);
+	if (r || !is_good(&found) || !resize_mark_holds(&found.footer, offset, repair->plan.file_size))
+		return r ? r : 1;
+	repair->footer = found.footer;
+	repair->end = offset;
+	repair->end_is_footer = true; /* with its mark, which says nothing of a file that ends here */
+	return repair_step(repair, "grow-interrupted", offset, "the disk was to become larger when that was interrupted: the "
+	                   "file is cut behind its footer at offset %" PRIu64 " again", offset);
+}
+
 int repair_footers(struct repair *repair)
 {
 	uint64_t size = repair->plan.file_size;
 	struct found end = {.offset = size}, copy = {.verdict = VHD_E_CORRUPT};
 	bool fixed;
-	int r = 0;
+	int r = take_growing(repair);
 
+	if (r != 1)
+		return r;
+	r = 0;
 	if (size >= VHD_SECTOR)
 		r = found_read(repair, &end, size - VHD_SECTOR, VHD_SECTOR);
 	if (r == 0 && !end.there && size >= VHD_SECTOR) {
