@@ -15,6 +15,7 @@
 #include "common/checked.h"
 #include "vhd/create.h"
 #include "vhd/repair.h"
+#include "vhd/resize-mark.h"
 
 #define COMBINED_BYTES_MAX 12u              /* 2^12 ways to take each from one of two footers */
 #define SEARCH_BYTES (UINT64_C(64) << 20)   /* how much that is not zero is searched for a footer that others follow */
@@ -142,9 +143,6 @@ static int take_copy(struct repair *repair, const struct found *end, const struc
 		return repair_refuse(repair, end->defect.code, end->offset, "the footer at the end is another disk's than its copy "
 		                     "at offset 0, and cannot be right either (%s): which of the two disks this is cannot be told",
 		                     end->why.text);
-	if (end->there && !same && be32_get(end->disk.disk_type) == VHD_FIXED &&
-	    be64_get(end->disk.current_size) == end->offset)
-		return 1; /* a fixed disk whose guest wrote a footer into its first sector */
 	repair->footer = copy->footer;
 	return repair_step(repair, end->there ? end->defect.code : "footer-missing", end->offset,
 	                   "the footer at the end is written anew, from its good copy at offset 0");
@@ -503,7 +501,8 @@ static int rebuild_fixed(struct repair *repair, const struct identity *identity)
 	                   "holds, and given a footer; its Unique Id is %s", size, why);
 }
 
-static int rebuild(struct repair *repair, const struct found *end, const struct found *copy)
+/* `fixed`: the footer at the end says so, and what the guest owns is not looked at. */
+static int rebuild(struct repair *repair, const struct found *end, const struct found *copy, bool fixed)
 {
 	struct footer footer, searched;
 	struct identity identity;
@@ -531,7 +530,7 @@ static int rebuild(struct repair *repair, const struct found *end, const struct 
 		return err_set(repair->err, search, "%s: searching it for a footer failed: %s", repair->path, strerror(-search));
 	if (search == 0 && has_copy(&searched))
 		return take_searched(repair, &searched, offset);
-	r = rebuild_from_header(repair, end, copy, &identity);
+	r = fixed ? 1 : rebuild_from_header(repair, end, copy, &identity);
 	if (r == 0 && search == 0 && !repair->refused)
 		return repair_refuse(repair, "footer-missing", offset, "there are a fixed disk's footer at offset %" PRIu64
 		                     " and a dynamic disk's header: which of the two it is cannot be told", offset);
@@ -546,12 +545,35 @@ static int rebuild(struct repair *repair, const struct found *end, const struct 
 	return rebuild_fixed(repair, &identity);
 }
 
+/* A fixed disk whose growth was interrupted: the file is cut where its footer counts already. 1: it is none. */
+static int take_growing(struct repair *repair)
+{
+	struct found found;
+	uint64_t offset;
+	int r;
+
+	if (!growing_footer_offset(repair->plan.file_size, &offset))
+		return 1;
+	r = found_read(repair, &found, offset, VHD_SECTOR);
+	if (r || !is_good(&found) || !resize_mark_holds(&found.footer, offset, repair->plan.file_size))
+		return r ? r : 1;
+	repair->footer = found.footer;
+	repair->end = offset;
+	repair->end_is_footer = true; /* with its mark, which says nothing of a file that ends here */
+	return repair_step(repair, "grow-interrupted", offset, "the disk was to become larger when that was interrupted: the "
+	                   "file is cut behind its footer at offset %" PRIu64 " again", offset);
+}
+
 int repair_footers(struct repair *repair)
 {
 	uint64_t size = repair->plan.file_size;
 	struct found end = {.offset = size}, copy = {.verdict = VHD_E_CORRUPT};
-	int r = 0;
+	bool fixed;
+	int r = take_growing(repair);
 
+	if (r != 1)
+		return r;
+	r = 0;
 	if (size >= VHD_SECTOR)
 		r = found_read(repair, &end, size - VHD_SECTOR, VHD_SECTOR);
 	if (r == 0 && !end.there && size >= VHD_SECTOR) {
@@ -569,6 +591,11 @@ int repair_footers(struct repair *repair)
 		copy.there = false;
 	repair->end = end.there ? end.offset : size;
 
+	/* Not even a good copy counts beside a damaged footer that says fixed, unless it is of the same disk. */
+	fixed = end.there && !is_good(&end) && be32_get(end.disk.disk_type) == VHD_FIXED &&
+	        memcmp(end.disk.uuid, copy.disk.uuid, sizeof(end.disk.uuid)) != 0;
+	if (fixed)
+		copy = (struct found){.verdict = VHD_E_CORRUPT};
 	if (is_good(&end))
 		r = take_end(repair, &end, &copy);
 	else if (is_good(&copy))
@@ -576,7 +603,7 @@ int repair_footers(struct repair *repair)
 	else
 		r = 1;
 	if (r == 1)
-		r = rebuild(repair, &end, &copy);
+		r = rebuild(repair, &end, &copy, fixed);
 	if (r || repair->refused)
 		return r;
 	if (repair->footer.saved_state && repair->options->clear_saved_state) {
