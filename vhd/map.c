@@ -46,17 +46,23 @@ static bool layer_has(const struct image_layer *l, uint64_t offset, uint64_t len
 }
 
 /* A layer that ends inside the range counts as holding it: from its end on it hides what is below. */
+/*
+ * The first layer from `at` on that has to be looked at for the range; `end`: none, it reads as zeros. What lies beyond
+ * the end of a layer is zeros, whatever the layers below it hold; a layer that ends inside the range counts as a holder.
+ */
 static unsigned next_holder(const struct stack *stack, unsigned at, unsigned end, uint64_t offset, uint64_t length)
 {
-	for (; at < end && !layer_has(stack->layer[at], offset, length); at++) {
+	uint64_t stop = min64(offset + length, atomic_load_explicit(&stack->layer[0]->size, memory_order_relaxed));
+
+	for (; at < end; at++) {
 		uint64_t size = atomic_load_explicit(&stack->layer[at]->size, memory_order_relaxed);
 
-		if (size <= offset)
+		if (offset >= size)
 			return end;
-		if (size < offset + length)
+		if (size < stop || layer_has(stack->layer[at], offset, length))
 			return at;
 	}
-	return at;
+	return end;
 }
 
 /* The first layer below the leaf that holds anything of the leaf's block. What was found once holds (struct stack). */

@@ -57,17 +57,14 @@ static int check(struct merge *m)
 		return err_set(m->err, -EINVAL, "%s: of its %u layers, layer %u cannot be merged into layer %u", path_of(m, 0),
 		               stack->count, m->first, m->into);
 	m->target = stack->layer[m->into];
-	if (atomic_load(&m->target->size) != atomic_load(&stack->layer[m->first]->size))
-		return err_set(m->err, -EINVAL, "%s: a disk of %" PRIu64 " bytes, and %s one of %" PRIu64 ": give the first the "
-		               "size of the second before merging (vhd resize)", path_of(m, m->into),
-		               (uint64_t)atomic_load(&m->target->size), path_of(m, m->first),
-		               (uint64_t)atomic_load(&stack->layer[m->first]->size));
-	/* Each of them will be another disk, or none. */
-	for (unsigned i = m->first; i <= m->into && !o->force; i++) {
-		int rc = upkeep_refuse_children(m->image, stack->layer[i]->layer, m->err);
+	/* Where one ends before the other, zeros show that nobody holds. */
+	for (unsigned i = m->first; i < m->into; i++) {
+		uint64_t size = atomic_load(&stack->layer[i]->size), below = atomic_load(&m->target->size);
 
-		if (rc)
-			return rc;
+		if (size != below)
+			return err_set(m->err, -EINVAL, "%s: a disk of %" PRIu64 " bytes, and %s one of %" PRIu64 ": give the first "
+			               "the size of the second before merging (vhd resize)", path_of(m, m->into), below,
+			               path_of(m, i), size);
 	}
 	return o->rename ? check_rename(m) : 0;
 }
@@ -130,7 +127,7 @@ static int rest_old_leaf(struct merge *m, struct image_layer *leaf)
 }
 
 /* From when the target holds everything, durably. */
-static int end(struct merge *m, bool leaf_in_use)
+static int end(struct merge *m)
 {
 	struct image_layer **gone;
 	int rc = is_merged(m) ? 0 : merge_take_identity(m);
@@ -141,8 +138,8 @@ static int end(struct merge *m, bool leaf_in_use)
 		return rc;
 	if (m->first == 0)
 		rc = rest_old_leaf(m, gone[0]);
-	if (rc == 0 && !leaf_in_use)
-		rc = rest(m, gone);
+	if (rc == 0)
+		rc = m->leaf_in_use ? merge_records_write(m, gone) : rest(m, gone);
 	if (rc == 0 && m->first > 0)
 		rc = merge_tie_upper(m);
 	if (rc == 0)
@@ -151,11 +148,11 @@ static int end(struct merge *m, bool leaf_in_use)
 	return rc;
 }
 
-static int merge_range(struct merge *m, bool leaf_in_use)
+static int merge_range(struct merge *m)
 {
-	int rc = leaf_in_use ? 0 : flush(m);
+	int rc = flush(m);
 
-	if (rc == 0 && !leaf_in_use)
+	if (rc == 0)
 		rc = merge_records_begin(m);
 	if (rc == 0)
 		rc = upkeep_raise(m->image, m->target, m->err);
@@ -165,8 +162,8 @@ static int merge_range(struct merge *m, bool leaf_in_use)
 	}
 	job_total(m->options->job, merged_bytes(m));
 	/* Draining counts by itself: a job that pauses must not do so while a block is claimed. */
-	rc = copier_new(m->image, m->target, leaf_in_use ? NULL : m->options->job, &m->copier, m->err);
-	if (rc == 0 && leaf_in_use)
+	rc = copier_new(m->image, m->target, m->leaf_in_use ? NULL : m->options->job, &m->copier, m->err);
+	if (rc == 0 && m->leaf_in_use)
 		rc = merge_drain_leaf(m);
 	else if (rc == 0 && !is_merged(m))
 		rc = copy_all(m);
@@ -182,7 +179,7 @@ static int merge_range(struct merge *m, bool leaf_in_use)
 	if (rc == 0)
 		rc = flush(m);
 	if (rc == 0)
-		rc = end(m, leaf_in_use);
+		rc = end(m);
 	else if (m->target->writer)
 		(void)upkeep_rest(m->image, m->target->writer);
 	merge_records_done(m);
@@ -192,24 +189,26 @@ static int merge_range(struct merge *m, bool leaf_in_use)
 static int merge(struct merge *m)
 {
 	const struct vhd_merge_options *o = m->options;
-	bool leaf_in_use = o->layer == 0 && !o->idle;
-	struct vhd_merge_options below;
+	struct vhd_merge_options below = *o;
 	int rc = check(m);
 
 	if (rc == 0 && o->idle)
 		rc = upkeep_exclude_users(m->image, m->err);
-	/* What lies between the leaf and the target is merged by copying first. */
-	if (rc == 0 && leaf_in_use && m->into > 1) {
-		below = *o;
+	if (rc || o->layer > 0 || o->idle)
+		return rc ? rc : merge_range(m);
+
+	/* What lies between a leaf in use and the target is merged by copying first. */
+	if (m->into > 1) {
 		below.rename = false;
 		m->options = &below;
 		m->first = 1;
-		rc = merge_range(m, false);
+		rc = merge_range(m);
 		m->options = o;
 		m->first = 0;
 		m->into = 1;
 	}
-	return rc ? rc : merge_range(m, leaf_in_use);
+	m->leaf_in_use = true;
+	return rc ? rc : merge_range(m);
 }
 
 int vhd_merge(struct vhd *vhd, const struct vhd_merge_options *options, struct vhd_merge_result *ret, struct err *err)

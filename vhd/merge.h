@@ -13,6 +13,7 @@ struct merge {
 	struct stack *stack;        /* the present one */
 	unsigned first, into;       /* layers first to into - 1 go into layer `into` */
 	struct image_layer *target; /* that one */
+	bool leaf_in_use;           /* layer `first` is the leaf, and guests write to it */
 	struct copier *copier;
 	struct checkpoint *records; /* of the layers from `first` on, one each */
 	unsigned record_count;
@@ -22,7 +23,7 @@ struct merge {
 
 /* --- merge-record.c --- */
 
-/* Before anything changes: what the layers, which nobody writes to, had changed. */
+/* Before anything changes: what the layers had changed. */
 int merge_records_begin(struct merge *merge);
 
 /* When the target's file is at rest and will not change any more in this merge. `gone`: the merged layers. */
