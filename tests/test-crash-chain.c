@@ -165,6 +165,8 @@ static int merge_again(struct crash_files *c, const struct merge_plan *plan, int
 	/* What lay between may be gone already, so that it cannot be opened: its file is all that is left to remove. */
 	path = crash_path(c, plan->layer);
 	rc = directory_unlink(path);
+	if (rc == 0)
+		rc = directory_sync(c->folder);
 	free(path);
 	return rc;
 }
