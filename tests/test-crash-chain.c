@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "tests/lib/crash-files.h"
+#include "vhd/directory.h"
 
 #define SIZE (256u << 10)
 
@@ -119,14 +120,14 @@ static int layer_named(struct vhd *vhd, const char *name)
 
 struct merge_plan {
 	const char *layer, *into; /* names */
-	bool rename;
+	bool rename, several, idle;
 };
 
 /* The merge of an open disk; done before, nothing is left to do. */
 static int merge_in(struct vhd *vhd, const struct merge_plan *plan, struct err *err)
 {
 	int layer = layer_named(vhd, plan->layer), into = layer_named(vhd, plan->into);
-	struct vhd_merge_options options = {.rename = plan->rename, .force = true};
+	struct vhd_merge_options options = {.rename = plan->rename, .force = true, .idle = plan->idle};
 
 	if (layer < 0 || into < 0)
 		return 0;
@@ -155,8 +156,19 @@ static int merge_again(struct crash_files *c, const struct merge_plan *plan, int
                        struct err *err)
 {
 	int rc = run(c, err);
+	char *path;
 
-	return rc == 0 && !plan->rename && crash_exists(c, plan->layer) ? merge_the_file(c, plan, err) : rc;
+	if (rc || plan->rename || !crash_exists(c, plan->layer))
+		return rc;
+	if (!plan->several)
+		return merge_the_file(c, plan, err);
+	/* What lay between may be gone already, so that it cannot be opened: its file is all that is left to remove. */
+	path = crash_path(c, plan->layer);
+	rc = directory_unlink(path);
+	if (rc == 0)
+		rc = directory_sync(c->folder);
+	free(path);
+	return rc;
 }
 
 static int merged_holds(struct crash_files *c, const struct merge_plan *plan, struct err *err)
@@ -189,9 +201,11 @@ static int merged_holds(struct crash_files *c, const struct merge_plan *plan, st
 	}
 
 MERGE(merge_middle, .layer = "layer-1.vhd", .into = "layer-2.vhd")
-MERGE(merge_several, .layer = "layer-1.vhd", .into = "layer-3.vhd")
+MERGE(merge_several, .layer = "layer-1.vhd", .into = "layer-3.vhd", .several = true)
 MERGE(merge_leaf, .layer = CRASH_LEAF, .into = "layer-1.vhd")
 MERGE(merge_leaf_rename, .layer = CRASH_LEAF, .into = "layer-1.vhd", .rename = true)
+
+static const struct merge_plan merge_idle = {.layer = CRASH_LEAF, .into = "layer-1.vhd", .rename = true, .idle = true};
 
 static int merge_at_rest(struct crash_files *c, struct err *err)
 {
@@ -200,7 +214,7 @@ static int merge_at_rest(struct crash_files *c, struct err *err)
 
 	if (rc)
 		return rc;
-	rc = merge_in(vhd, &merge_leaf_rename, err);
+	rc = merge_in(vhd, &merge_idle, err);
 	closing = crash_close(c, vhd, rc ? NULL : err);
 	return rc ? rc : closing;
 }

@@ -376,6 +376,14 @@ static void each_truncation_fails(void **state)
 	fail_each(FAULT_TRUNCATE, -EIO, false);
 }
 
+static void each_sync_punch_and_truncation_runs_out_of_space(void **state)
+{
+	(void)state;
+	fail_each(FAULT_SYNC, -ENOSPC, false);
+	fail_each(FAULT_PUNCH, -ENOSPC, false);
+	fail_each(FAULT_TRUNCATE, -ENOSPC, false);
+}
+
 static void without_punches_nothing_fails(void **state)
 {
 	struct fault_case fault = {.op = FAULT_PUNCH, .count = UINT_MAX, .error = -EOPNOTSUPP, .armed_at_close = true};
@@ -397,6 +405,7 @@ int main(void)
 		cmocka_unit_test(each_allocation_fails),
 		cmocka_unit_test(each_punch_fails),
 		cmocka_unit_test(each_truncation_fails),
+		cmocka_unit_test(each_sync_punch_and_truncation_runs_out_of_space),
 		cmocka_unit_test(without_punches_nothing_fails),
 	};
 

@@ -188,20 +188,31 @@ static void time_stamp_check(const struct walk *walk, const struct layer *child,
 	              "since this differencing disk was made; if its content changed, this disk is wrong", parent->path);
 }
 
-/* The parent carries the Unique Id of the child itself: it holds the child's content. */
-static bool is_merged_into(const struct layer *child, const struct layer *parent)
+/*
+ * The parent carries the Unique Id of the child itself, or of one that stands on it: it holds the content of all layers
+ * from there down.
+ */
+static bool is_merged_into(const struct chain *chain, const struct layer *parent)
 {
-	return !memcmp(child->footer.uuid, parent->footer.uuid, 16) && memcmp(child->header.parent_uuid, child->footer.uuid, 16);
+	const struct layer *child = chain->layers[chain->count - 1];
+
+	if (!memcmp(child->header.parent_uuid, parent->footer.uuid, 16))
+		return false;
+	for (unsigned i = 0; i < chain->count; i++)
+		if (!chain->layers[i]->raw && !memcmp(chain->layers[i]->footer.uuid, parent->footer.uuid, 16))
+			return true;
+	return false;
 }
 
-static int uuid_check(const struct layer *child, const struct layer *parent, struct err *err)
+static int uuid_check(const struct chain *chain, const struct layer *parent, struct err *err)
 {
+	const struct layer *child = chain->layers[chain->count - 1];
 	char wanted[37], found[37];
 
 	if (!memcmp(child->header.parent_uuid, parent->footer.uuid, 16))
 		return 0;
 	/* At the end of a merge the parent takes the child's identity; what stands on the child is then given new locators. */
-	if (is_merged_into(child, parent))
+	if (is_merged_into(chain, parent))
 		return 0;
 	vhd_uuid_text(child->header.parent_uuid, wanted);
 	vhd_uuid_text(parent->footer.uuid, found);
@@ -223,7 +234,7 @@ static int parent_try(struct walk *walk, const char *path, bool raw, struct err 
 	r = raw ? layer_open_raw_take(store, real, &parent, err)
 	        : layer_open_take(store, real, walk->sink, &parent, err);
 	if (r == 0 && !raw) {
-		r = uuid_check(child, parent, err);
+		r = uuid_check(walk->chain, parent, err);
 		if (r)
 			layer_free(parent);
 	}
@@ -231,7 +242,7 @@ static int parent_try(struct walk *walk, const char *path, bool raw, struct err 
 		free(real);
 		return r;
 	}
-	if (!raw && is_merged_into(child, parent)) {
+	if (!raw && is_merged_into(walk->chain, parent)) {
 		struct defect_scope scope = child_scope(walk);
 
 		defect_report(&scope, VHD_WARNING, "parent-merged", VHD_E_CORRUPT, child->header_offset + 0x28,

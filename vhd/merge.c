@@ -165,7 +165,8 @@ static int merge_range(struct merge *m)
 	rc = copier_new(m->image, m->target, m->leaf_in_use ? NULL : m->options->job, &m->copier, m->err);
 	if (rc == 0 && m->leaf_in_use)
 		rc = merge_drain_leaf(m);
-	else if (rc == 0 && !is_merged(m))
+	/* A leaf may have been written to since a merge was cut off that had got as far as the identity. */
+	else if (rc == 0 && (m->first == 0 || !is_merged(m)))
 		rc = copy_all(m);
 	if (m->copier) {
 		uint64_t read, written;

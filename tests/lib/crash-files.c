@@ -189,6 +189,8 @@ void crash_guest_start(struct crash_files *c, struct vhd *vhd)
 	c->guest.stop = &c->guest_stop;
 	if (pthread_create(&c->guest_thread, NULL, guest_main, c))
 		abort();
+	while (!atomic_load(&c->guest.running))
+		usleep(100);
 }
 
 int crash_guest_stop(struct crash_files *c, struct err *err)

@@ -128,6 +128,7 @@ int guest_run(struct blk *blk, struct trace *trace, struct guest *guest, struct 
 	w.size = guest->size ? guest->size : info.size;
 	w.block = guest->block_size ? guest->block_size : 16384;
 	rc = blk_queue_new(blk, NULL, &w.queue, err);
+	atomic_store(&guest->running, true);
 	if (rc)
 		return rc;
 	for (unsigned i = 0; i < DEPTH; i++) {

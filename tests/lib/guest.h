@@ -22,6 +22,7 @@ struct guest {
 	uint32_t block_size;     /* bytes; 0: there are no blocks */
 	uint64_t size;           /* no request reaches beyond this; 0: the disk's */
 	const atomic_bool *stop; /* ends it early; NULL: nothing does */
+	atomic_bool running;     /* its queue is there, or there will be none */
 	uint32_t last_id;        /* of the requests of the trace so far, and then of these */
 };
 
