@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Another size for an open disk. What each kind of disk does, in which order, is in its own file; docs/durability.md,
- * rule 10, says why in that order.
+ * "Another size", says why in that order.
  */
 #include "vhd/resize.h"
 
