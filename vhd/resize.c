@@ -43,12 +43,25 @@ void resize_withdraw(struct resize *r)
 	image_wait_for_epochs(r->image);
 }
 
+/*
+ * Some programs write the largest geometry for any size, since QEMU believes Current Size then, whoever made the disk:
+ * that stays.
+ */
+static bool geometry_is_no_size(const struct resize *r)
+{
+	const struct vhd_geometry largest = geometry_for_size(VHD_MAX_SIZE), usual = geometry_for_size(r->from);
+	const struct vhd_geometry *now = &r->layer->footer.geometry;
+
+	return memcmp(now, &largest, sizeof(largest)) == 0 && memcmp(now, &usual, sizeof(usual)) != 0;
+}
+
 struct footer resize_footer(const struct resize *r, uint64_t size, enum resize_mark mark)
 {
 	struct footer footer = r->layer->footer;
 
 	footer.current_size = size;
-	footer.geometry = geometry_for_size(size);
+	if (!geometry_is_no_size(r))
+		footer.geometry = geometry_for_size(size);
 	resize_mark_set(&footer, mark, 0, 0);
 	return footer;
 }
