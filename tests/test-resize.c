@@ -593,6 +593,67 @@ static void a_differencing_disk_grows_while_others_are_at_work(void **state)
 	grow_at_work(&spec);
 }
 
+/* --- shrinking under those who should not be there --- */
+
+struct intruder {
+	struct vhd *vhd;
+	uint64_t reach;
+	_Atomic bool stop;
+	int rc;
+};
+
+static void *intrude(void *arg)
+{
+	struct intruder *i = arg;
+	struct rng rng = rng_fork(7, i->reach);
+	struct blk_queue *queue;
+	struct err err;
+	uint8_t bytes[8192];
+
+	memset(bytes, 0x5a, sizeof(bytes));
+	i->rc = blk_queue_new(vhd_blk(i->vhd), NULL, &queue, &err);
+	while (i->rc == 0 && !atomic_load(&i->stop)) {
+		uint64_t at = rng_below(&rng, (i->reach - sizeof(bytes)) / 512) * 512;
+		unsigned dice = (unsigned)rng_below(&rng, 10);
+		int rc = dice < 5 ? blk_pwrite(queue, bytes, sizeof(bytes), at)
+		         : dice < 7 ? blk_discard(queue, at, sizeof(bytes))
+		         : dice < 8 ? blk_flush(queue) : blk_pread(queue, bytes, sizeof(bytes), at);
+
+		if (rc && rc != -EINVAL)
+			i->rc = rc;
+	}
+	blk_queue_free(queue);
+	return NULL;
+}
+
+static void requests_beyond_a_smaller_end_are_refused_and_harm_nothing(void **state)
+{
+	static const enum disk_type types[] = {DISK_FIXED, DISK_DYNAMIC, DISK_DIFFERENCING};
+
+	(void)state;
+	for (unsigned t = 0; t < 3; t++) {
+		const struct disk_spec spec = {.type = types[t], .size = KIB(512), .block_size = t ? 8192 : 0, .layers = 2,
+		                               .blocks = 9, .seed = 70 + t};
+		const struct vhd_resize_options force = {.force = true};
+		struct intruder in = {.reach = KIB(1024)};
+		struct err err = {""};
+		struct disk disk;
+		pthread_t thread;
+
+		disk_make(&spec, &disk);
+		open_disk(&disk, true, &in.vhd);
+		assert_int_equal(pthread_create(&thread, NULL, intrude, &in), 0);
+		for (unsigned i = 0; i < 12; i++)
+			must(vhd_resize(in.vhd, i % 2 ? KIB(1024) : KIB(100 + 31 * i), &force, NULL, &err), &err);
+		atomic_store(&in.stop, true);
+		pthread_join(thread, NULL);
+		assert_int_equal(in.rc, 0);
+		close_disk(in.vhd);
+		must(upkept_check(disk.files[0], NULL, &err), &err);
+		disk_done(&disk);
+	}
+}
+
 static int group_setup(void **state)
 {
 	char path[300];
@@ -631,6 +692,7 @@ int main(void)
 		cmocka_unit_test(a_fixed_disk_grows_while_others_are_at_work),
 		cmocka_unit_test(a_dynamic_disk_grows_while_others_are_at_work),
 		cmocka_unit_test(a_differencing_disk_grows_while_others_are_at_work),
+		cmocka_unit_test(requests_beyond_a_smaller_end_are_refused_and_harm_nothing),
 	};
 
 	return cmocka_run_group_tests(tests, group_setup, group_teardown);

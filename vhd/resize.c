@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Another size for an open disk. What each kind of disk does, in which order, is in its own file; docs/durability.md,
- * rule 10, says why in that order.
+ * "Another size", says why in that order.
  */
 #include "vhd/resize.h"
 
@@ -43,12 +43,25 @@ void resize_withdraw(struct resize *r)
 	image_wait_for_epochs(r->image);
 }
 
+/*
+ * Some programs write the largest geometry for any size, since QEMU believes Current Size then, whoever made the disk:
+ * that stays.
+ */
+static bool geometry_is_no_size(const struct resize *r)
+{
+	const struct vhd_geometry largest = geometry_for_size(VHD_MAX_SIZE), usual = geometry_for_size(r->from);
+	const struct vhd_geometry *now = &r->layer->footer.geometry;
+
+	return memcmp(now, &largest, sizeof(largest)) == 0 && memcmp(now, &usual, sizeof(usual)) != 0;
+}
+
 struct footer resize_footer(const struct resize *r, uint64_t size, enum resize_mark mark)
 {
 	struct footer footer = r->layer->footer;
 
 	footer.current_size = size;
-	footer.geometry = geometry_for_size(size);
+	if (!geometry_is_no_size(r))
+		footer.geometry = geometry_for_size(size);
 	resize_mark_set(&footer, mark, 0, 0);
 	return footer;
 }

@@ -260,17 +260,24 @@ int vhd_switch_child(struct vhd *vhd, struct vhd_child *child, struct err *err);
 void vhd_child_abandon(struct vhd_child *child); /* removes its file; NULL-safe */
 
 struct vhd_resize_options {
-	bool force;          /* cut off allocated data; or though other disks stand on this one */
+	bool force;          /* cut off data; though other disks stand on this one; though it belongs to a saved state */
 	struct vhd_job *job; /* may be NULL */
 };
 
 struct vhd_resize_result {
-	uint64_t cut_bytes; /* allocated data beyond the new end: that was cut, or that VHD_E_WOULD_LOSE is about */
+	/*
+	 * Data beyond the new end: that was cut, or that VHD_E_WOULD_LOSE is about. Blocks wholly beyond it count as a
+	 * whole; in a fixed disk, and in the block in which the disk will end, sectors that are not zero count.
+	 */
+	uint64_t cut_bytes;
 };
 
 /*
- * Gives the disk another size, a multiple of 512 bytes. Queues may be at work while it grows; not while it shrinks.
- * 0; VHD_E_WOULD_LOSE; VHD_E_HAS_CHILDREN; -EINVAL; -ECANCELED; -errno.
+ * Gives the disk another size, a multiple of 512 bytes; what a larger one adds reads as zeros. Queues may be at work
+ * while it grows. When it shrinks they should not be: requests beyond the new end get -EINVAL, those that had begun are
+ * waited for. With the size that the disk has already: cuts what an interrupted call left behind a fixed disk.
+ * 0; VHD_E_WOULD_LOSE; VHD_E_HAS_CHILDREN; -EPERM: saved state; -EINVAL; -ENOSPC and other -errno; -ECANCELED: after all
+ * these the size is as before, but where the sentence says otherwise.
  */
 int vhd_resize(struct vhd *vhd, uint64_t size_bytes, const struct vhd_resize_options *options,
                struct vhd_resize_result *ret, struct err *err);
