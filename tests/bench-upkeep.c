@@ -501,6 +501,7 @@ int main(int argc, char **argv)
 {
 	struct err err = {""};
 
+	setlinebuf(stdout);
 	if (argc == 5 && !strcmp(argv[1], "load"))
 		return load(argv[2], number(argv[3]) << 20, strtod(argv[4], NULL));
 	if (argc == 4 && !strcmp(argv[1], "merge")) {

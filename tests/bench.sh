@@ -6,12 +6,14 @@
 # Environment: BENCH_DIR      where the disks lie (default: here); needs 12 GiB for all rows
 #              BENCH_SECONDS  of each measurement (default 2)
 #              BENCH_REPEAT   times each, ours and raw by turns; the median counts (default 5)
+#              BENCH_MIB      of the disk under load, and half of what is merged beside cp (default 512)
 #              BENCH_ONLY     "io" or "upkeep": only that table
 set -euo pipefail
 export LC_ALL=C
 seconds=${BENCH_SECONDS:-2}
 repeat=${BENCH_REPEAT:-5}
 only=${BENCH_ONLY:-}
+mib=${BENCH_MIB:-512}
 place=$(cd "${BENCH_DIR:-.}" && pwd)
 work=$(mktemp -d "$place/bench.XXXXXX")
 memory=
@@ -244,7 +246,7 @@ latency_row() {
 
 # upkeep_load FOLDER PLACE: a guest writes 4 KiB at random, 16 in flight, without a pause, and another flushes.
 upkeep_load() {
-	bench-upkeep load "$1" 512 "$seconds" > "$memo"
+	bench-upkeep load "$1" "$mib" "$seconds" > "$memo"
 	upkeep_row 'switch to a child under load: exchange of the pointer, longest of 20' "$2" "$(number exchange_max_ms) ms" '' \
 		'under 1 ms' "$(verdict "$(number exchange_max_ms)" most 1)"
 	upkeep_row 'the whole switch, old leaf at rest, longest of 20' "$2" \
@@ -262,9 +264,10 @@ upkeep_load() {
 # upkeep_merge FOLDER PLACE
 upkeep_merge() {
 	local cache
-	bench-upkeep merge "$1" 1024 > "$memo"
+	bench-upkeep merge "$1" $((2 * mib)) > "$memo"
 	for cache in cold warm; do
-		upkeep_row "offline merge of 1 GiB, durable, $cache cache" "$2" "$(number merge_${cache}_mb_s) MB/s" \
+		[ "$cache $2" != 'cold tmpfs, no disk' ] || continue
+		upkeep_row "offline merge of $((2 * mib)) MiB, durable, $cache cache" "$2" "$(number merge_${cache}_mb_s) MB/s" \
 			"cp and fsync: $(number cp_${cache}_mb_s) MB/s" '' ''
 	done
 	[ -z "$(number amplification_cold)" ] || upkeep_row 'bytes written per byte merged, as the kernel counts' "$2" \
@@ -278,6 +281,7 @@ upkeep_check() {
 	bench-upkeep largest "$1/differencing.vhd" "$1/dynamic.vhd"
 	for type in dynamic differencing; do
 		sync "$1/dynamic.vhd" "$1/differencing.vhd"
+		# Clean pages only leave the cache.
 		cold=''
 		if [ "$2" != 'tmpfs, no disk' ] && dd of="$1/dynamic.vhd" oflag=nocache conv=notrunc,fdatasync count=0 \
 			status=none && dd of="$1/differencing.vhd" oflag=nocache conv=notrunc,fdatasync count=0 status=none; then
