@@ -62,8 +62,8 @@ static int check(struct merge *m)
 		               "size of the second before merging (vhd resize)", path_of(m, m->into),
 		               (uint64_t)atomic_load(&m->target->size), path_of(m, m->first),
 		               (uint64_t)atomic_load(&stack->layer[m->first]->size));
-	/* Each of them will be another disk, or none. */
-	for (unsigned i = m->first; i <= m->into && !o->force; i++) {
+	/* Each of them will be another disk, or none; but over the target the top one, if it stays, reads as before. */
+	for (unsigned i = o->keep ? m->first + 1 : m->first; i <= m->into && !o->force; i++) {
 		int rc = upkeep_refuse_children(m->image, stack->layer[i]->layer, m->err);
 
 		if (rc)
