@@ -206,6 +206,34 @@ static void a_child_that_was_merged_is_found_until_it_is_gone(void **state)
 	assert_int_equal(open_for_writing("base.vhd", 0, &err), 0);
 }
 
+/* While a merge ends, two files have the same Unique Id; the merged one can be opened to finish it. */
+static void a_child_stands_on_the_file_that_its_locators_lead_to(void **state)
+{
+	struct err err = {.text = ""};
+	struct layer *layer;
+	struct relink_tail tail;
+
+	create("base.vhd", NULL, false);
+	create("a.vhd", "base.vhd", false);
+	create("b.vhd", "a.vhd", false);
+	layer = open_one("a.vhd", 0, false);
+	set_uuid("base.vhd", layer->footer.uuid);
+	layer_free(layer);
+	count_children("a.vhd", false, "b.vhd");
+	count_children("base.vhd", false, "a.vhd");
+	layer = open_one("b.vhd", STORE_WRITE, false);
+	tail = relink_tail_of(layer);
+	assert_int_equal(layer_set_parent(layer, &tail, in_dir("base.vhd"), layer->header.parent_uuid, 0, NULL), 0);
+	layer_free(layer);
+	assert_int_equal(count_children("a.vhd", false, NULL), 0);
+	assert_int_equal(count_children("base.vhd", false, NULL), 2);
+	assert_int_equal(open_for_writing("a.vhd", 0, &err), 0);
+	/* Out of date, they lead nowhere: the Unique Id decides. */
+	assert_int_equal(rename(in_dir("base.vhd"), in_dir("c.vhd")), 0);
+	assert_int_equal(unlink(in_dir("a.vhd")), 0);
+	count_children("c.vhd", false, "b.vhd");
+}
+
 static int merge(const char *name, unsigned layer, bool force, struct err *err)
 {
 	struct vhd_open_options options = {.flags = VHD_OPEN_WRITE};
@@ -281,6 +309,7 @@ int main(void)
 		                                folder_remove),
 		cmocka_unit_test_setup_teardown(a_disk_with_children_is_not_opened_for_writing, folder_make, folder_remove),
 		cmocka_unit_test_setup_teardown(a_child_that_was_merged_is_found_until_it_is_gone, folder_make, folder_remove),
+		cmocka_unit_test_setup_teardown(a_child_stands_on_the_file_that_its_locators_lead_to, folder_make, folder_remove),
 		cmocka_unit_test_setup_teardown(merging_is_refused_while_others_stand_on_what_changes, folder_make,
 		                                folder_remove),
 		cmocka_unit_test_setup_teardown(a_parent_that_the_child_was_merged_into_is_its_parent, folder_make,

@@ -50,31 +50,55 @@ static bool header_read(int fd, const struct footer *footer, struct header *ret)
 	       header_decode(&disk, false, ret, NULL) == 0;
 }
 
-/* Where the Unique Id of the parent does not decide. */
-static bool leads_to_self(const struct search *s, const char *name)
+enum lead {
+	TO_NOTHING,
+	TO_SELF,
+	TO_ANOTHER, /* file with the same Unique Id: a copy, or what it was merged into */
+};
+
+static enum lead lead_of(const struct search *s, const char *path)
+{
+	struct footer footer;
+	struct stat st;
+	bool same;
+	int fd;
+
+	if (stat(path, &st) < 0 || !S_ISREG(st.st_mode))
+		return TO_NOTHING;
+	if (st.st_dev == s->self.st_dev && st.st_ino == s->self.st_ino)
+		return TO_SELF;
+	fd = s->layer->raw ? -1 : open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	if (fd < 0)
+		return TO_NOTHING;
+	same = footer_read(fd, &st, &footer) && !memcmp(footer.uuid, s->layer->footer.uuid, sizeof(footer.uuid));
+	close(fd);
+	return same ? TO_ANOTHER : TO_NOTHING;
+}
+
+/* Which file the child's locators lead to: the first that could be its parent. */
+static enum lead child_leads(const struct search *s, const char *name)
 {
 	struct parent_candidates candidates;
+	enum lead lead = TO_NOTHING;
 	struct layer *child;
 	struct store *store;
-	struct stat st;
-	bool found = false;
 	char *path;
 	int fd;
 
 	if (asprintf(&path, "%s/%s", strcmp(s->folder, "/") ? s->folder : "", name) < 0)
-		return false;
+		return TO_NOTHING;
 	fd = openat(s->folder_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
 	if (fd >= 0 && store_file_open_take(fd, path, 0, &store, NULL) == 0 &&
 	    layer_open_take(store, path, NULL, &child, NULL) == 0) {
 		if (parent_candidates_find(child, s->folder, &candidates, NULL, NULL) == 0) {
-			for (unsigned i = 0; i < candidates.count && !found; i++)
-				found = stat(candidates.paths[i], &st) == 0 && st.st_dev == s->self.st_dev && st.st_ino == s->self.st_ino;
+			for (unsigned i = 0; i < candidates.count && lead == TO_NOTHING; i++)
+				lead = lead_of(s, candidates.paths[i]);
 			parent_candidates_done(&candidates);
 		}
 		layer_free(child);
 	}
 	free(path);
-	return found;
+	return lead;
 }
 
 enum kinship {
@@ -104,10 +128,11 @@ static enum kinship kinship_of(const struct search *s, const char *name)
 	if (!differencing)
 		return STRANGER;
 	if (s->layer->raw)
-		return !memcmp(header.parent_uuid, null, sizeof(null)) && leads_to_self(s, name) ? CHILD : STRANGER;
+		return !memcmp(header.parent_uuid, null, sizeof(null)) && child_leads(s, name) == TO_SELF ? CHILD : STRANGER;
 	if (!memcmp(header.parent_uuid, s->layer->footer.uuid, sizeof(null)))
-		return CHILD;
-	return !memcmp(footer.uuid, s->layer->footer.uuid, sizeof(null)) && leads_to_self(s, name) ? MERGED_CHILD : STRANGER;
+		return child_leads(s, name) == TO_ANOTHER ? STRANGER : CHILD;
+	return !memcmp(footer.uuid, s->layer->footer.uuid, sizeof(null)) && child_leads(s, name) == TO_SELF ? MERGED_CHILD
+	                                                                                                   : STRANGER;
 }
 
 static int child_add(struct search *s, const char *name, bool merged)

@@ -17,9 +17,9 @@ struct children {
 
 /*
  * Finds the differencing disks in the folder of `path` that stand on the image `layer` (open): those whose header names
- * its Unique Id. That alone counts, and not where their locators lead: a child whose locators are out of date is found
- * by its parent's name all the same, and a copy of the image is one that the child may be opened with. For a raw disk
- * (`layer` is raw, and has no Unique Id) the locators and the name decide: one of them leads to this very file.
+ * its Unique Id, unless its locators lead to another file that has the same: a copy, or, while a merge is ending, the one
+ * that the image was merged into. A child whose locators lead nowhere any more is found by its parent's Id all the same.
+ * For a raw disk (`layer` is raw, and has no Unique Id) the locators and the name decide: one leads to this very file.
  *
  * So is a disk that was merged into the image when the end of the merge was cut off: it has the image's own Unique Id,
  * and one of its locators leads to this very file.

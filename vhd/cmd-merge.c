@@ -91,7 +91,8 @@ static void disk_choose(struct upkeep_cli *work, const char *child, char *ret)
 	vhd_layer_info(vhd, 0, &info);
 	if (upkeep_operations.children_find(&info, &children, NULL) == 0) {
 		for (unsigned i = 0; i < children.count; i++) {
-			if (!stands_on(work->cli, children.paths[i], work->request.file))
+			/* One that was merged into CHILD comes first by itself: opening CHILD says so. */
+			if (children.merged[i] || !stands_on(work->cli, children.paths[i], work->request.file))
 				continue;
 			snprintf(ret, PATH_MAX, "%s", children.paths[i]);
 			break;

@@ -57,6 +57,14 @@ static int check(struct merge *m)
 		return err_set(m->err, -EINVAL, "%s: of its %u layers, layer %u cannot be merged into layer %u", path_of(m, 0),
 		               stack->count, m->first, m->into);
 	m->target = stack->layer[m->into];
+	return 0;
+}
+
+static int check_layers(struct merge *m)
+{
+	const struct vhd_merge_options *o = m->options;
+	const struct stack *stack = m->stack;
+
 	/* Where one ends before the other, zeros show that nobody holds. */
 	for (unsigned i = m->first; i < m->into; i++) {
 		uint64_t size = atomic_load(&stack->layer[i]->size), below = atomic_load(&m->target->size);
@@ -65,6 +73,13 @@ static int check(struct merge *m)
 			return err_set(m->err, -EINVAL, "%s: a disk of %" PRIu64 " bytes, and %s one of %" PRIu64 ": give the first "
 			               "the size of the second before merging (vhd resize)", path_of(m, m->into), below,
 			               path_of(m, i), size);
+	}
+	/* Each of them will be another disk, or none; but over the target the top one, if it stays, reads as before. */
+	for (unsigned i = o->keep ? m->first + 1 : m->first; i <= m->into && !o->force; i++) {
+		int rc = upkeep_refuse_children(m->image, stack->layer[i]->layer, m->err);
+
+		if (rc)
+			return rc;
 	}
 	return o->rename ? check_rename(m) : 0;
 }
@@ -193,6 +208,13 @@ static int merge(struct merge *m)
 	struct vhd_merge_options below = *o;
 	int rc = check(m);
 
+	if (rc == 0 && merge_find_leftover(m)) {
+		below.rename = false;
+		m->options = &below;
+		return merge_remove_leftover(m);
+	}
+	if (rc == 0)
+		rc = check_layers(m);
 	if (rc == 0 && o->idle)
 		rc = upkeep_exclude_users(m->image, m->err);
 	if (rc || o->layer > 0 || o->idle)

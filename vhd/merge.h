@@ -2,7 +2,7 @@
 #ifndef VHD_MERGE_H
 #define VHD_MERGE_H
 
-/* Between merge.c, merge-record.c, merge-end.c and merge-leaf.c. */
+/* Between the files merge*.c. */
 
 #include "vhd/merge-copy.h"
 #include "vhd/upkeep.h"
@@ -51,6 +51,14 @@ void merge_retire(struct merge *merge, struct image_layer **gone);
 
 /* Publishes the stack, gives it its memory of parents, and waits until nobody uses another one. */
 int merge_publish_take(struct merge *merge, struct stack *stack, bool parents_change);
+
+/* --- merge-leftover.c --- */
+
+/* Whether the leaf is left over from a merge that ended otherwise; then merge->into and ->target say into what. */
+bool merge_find_leftover(struct merge *merge);
+
+/* Removes its files, and those between, if the target still holds all of it. -EEXIST: it does not. */
+int merge_remove_leftover(struct merge *merge);
 
 /* --- merge-leaf.c --- */
 
