@@ -500,7 +500,8 @@ static void a_parent_is_not_resized_without_force(void **state)
 	must(vhd_create(base, &(struct vhd_create_options){.size_bytes = MIB(4)}, &err), &err);
 	child.parent = base;
 	must(vhd_create(leaf, &child, &err), &err);
-	must(vhd_open(base, &write, &vhd, &err), &err);
+	must(vhd_open(base, &(struct vhd_open_options){.flags = VHD_OPEN_WRITE | VHD_OPEN_DESPITE_CHILDREN}, &vhd, &err),
+	     &err);
 	assert_int_equal(try_resize(vhd, MIB(8), NULL, "leaf.vhd"), VHD_E_HAS_CHILDREN);
 	must(vhd_resize(vhd, MIB(8), &force, NULL, &err), &err);
 	must(vhd_close(vhd, &err), &err);
