@@ -275,6 +275,38 @@ static void a_leaf_that_nobody_uses_is_copied(void **state)
 	bench_done(&b);
 }
 
+static void a_parent_that_is_smaller_grows_with_the_merge(void **state)
+{
+	static const enum vhd_type types[] = {VHD_DYNAMIC, VHD_FIXED};
+
+	(void)state;
+	for (unsigned i = 0; i < 4; i++) {
+		const uint64_t size = 4 << 20, larger = 12 << 20;
+		struct err err = {""};
+		struct bench b;
+
+		bench_new(&b, types[i / 2], size, i / 2 ? 0 : 4096);
+		guest_start(&b);
+		usleep(20000);
+		snapshot(&b);
+		usleep(20000);
+		if (i % 2)
+			snapshot(&b);
+		guest_stop(&b);
+		must(vhd_resize(b.vhd, larger, NULL, NULL, &err), &err);
+		b.model = realloc(b.model, larger);
+		memset(b.model + size, 0, larger - size);
+		guest_start(&b);
+		usleep(20000);
+		if (i % 2)
+			snapshot(&b); /* merged as a middle layer */
+		merge(&b, i % 2, i % 2 + 1);
+		guest_stop(&b);
+		bench_check(&b);
+		bench_done(&b);
+	}
+}
+
 struct cancelled {
 	struct vhd_job *job;
 	unsigned after_ms;
@@ -336,6 +368,7 @@ int main(void)
 		cmocka_unit_test(a_leaf_that_nobody_uses_is_copied),
 		cmocka_unit_test(the_leaf_is_switched_to_a_child_and_merged_back_under_a_guest),
 		cmocka_unit_test(chains_grow_and_shrink_at_random_under_a_guest),
+		cmocka_unit_test(a_parent_that_is_smaller_grows_with_the_merge),
 		cmocka_unit_test(a_cancelled_merge_goes_on_when_asked_again),
 	};
 

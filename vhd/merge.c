@@ -17,6 +17,7 @@
 #include <sys/stat.h>
 
 #include "vhd/job.h"
+#include "vhd/resize.h"
 
 static const char *path_of(const struct merge *m, unsigned layer)
 {
@@ -65,14 +66,13 @@ static int check_layers(struct merge *m)
 	const struct vhd_merge_options *o = m->options;
 	const struct stack *stack = m->stack;
 
-	/* Where one ends before the other, zeros show that nobody holds. */
+	/* Where a merged layer ends before another, zeros show that nobody holds; a target that is too small will grow. */
 	for (unsigned i = m->first; i < m->into; i++) {
-		uint64_t size = atomic_load(&stack->layer[i]->size), below = atomic_load(&m->target->size);
+		uint64_t size = atomic_load(&stack->layer[i]->size), below = atomic_load(&stack->layer[i + 1]->size);
 
-		if (size != below)
-			return err_set(m->err, -EINVAL, "%s: a disk of %" PRIu64 " bytes, and %s one of %" PRIu64 ": give the first "
-			               "the size of the second before merging (vhd resize)", path_of(m, m->into), below,
-			               path_of(m, i), size);
+		if (size != below && (i + 1 < m->into || size < below || m->target->layer->raw))
+			return err_set(m->err, -EINVAL, "%s: a disk of %" PRIu64 " bytes, and %s one of %" PRIu64 ": give them the same "
+			               "size before merging (vhd resize)", path_of(m, i + 1), below, path_of(m, i), size);
 	}
 	/* Each of them will be another disk, or none; but over the target the top one, if it stays, reads as before. */
 	for (unsigned i = o->keep ? m->first + 1 : m->first; i <= m->into && !o->force; i++) {
@@ -163,6 +163,17 @@ static int end(struct merge *m)
 	return rc;
 }
 
+static int grow_target(struct merge *m)
+{
+	uint64_t size = atomic_load(&m->stack->layer[m->first]->size);
+	int rc = 0;
+
+	if (atomic_load(&m->target->size) < size)
+		rc = resize_layer_grow(m->image, m->target, size, m->err);
+	m->stack = image_stack(m->image);
+	return rc;
+}
+
 static int merge_range(struct merge *m)
 {
 	int rc = flush(m);
@@ -175,9 +186,11 @@ static int merge_range(struct merge *m)
 		merge_records_done(m);
 		return rc;
 	}
+	rc = grow_target(m);
 	job_total(m->options->job, merged_bytes(m));
 	/* Draining counts by itself: a job that pauses must not do so while a block is claimed. */
-	rc = copier_new(m->image, m->target, m->leaf_in_use ? NULL : m->options->job, &m->copier, m->err);
+	if (rc == 0)
+		rc = copier_new(m->image, m->target, m->leaf_in_use ? NULL : m->options->job, &m->copier, m->err);
 	if (rc == 0 && m->leaf_in_use)
 		rc = merge_drain_leaf(m);
 	/* A leaf may have been written to since a merge was cut off that had got as far as the identity. */

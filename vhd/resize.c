@@ -156,6 +156,18 @@ static int resize(struct resize *r)
 	return grows ? resize_sparse_grow(r) : resize_sparse_shrink(r);
 }
 
+int resize_layer_grow(struct image *image, struct image_layer *l, uint64_t size, struct err *err)
+{
+	struct resize r = {.image = image, .l = l, .layer = l->layer, .writer = l->writer, .to = size, .err = err};
+	int rc;
+
+	r.from = atomic_load(&l->size);
+	rc = size_check(&r);
+	if (rc)
+		return rc;
+	return r.layer->footer.type == VHD_FIXED ? resize_fixed_grow(&r) : resize_sparse_grow(&r);
+}
+
 int vhd_resize(struct vhd *vhd, uint64_t size_bytes, const struct vhd_resize_options *options,
                struct vhd_resize_result *ret, struct err *err)
 {

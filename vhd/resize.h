@@ -69,4 +69,7 @@ int resize_would_lose(const struct resize *resize);
  */
 int resize_recover(struct image *image, struct writer *writer, struct err *err);
 
+/* For merging: a layer below others, with a writer, gets the larger size that those have; what is new reads as zeros. */
+int resize_layer_grow(struct image *image, struct image_layer *layer, uint64_t size, struct err *err);
+
 #endif
