@@ -73,18 +73,13 @@ struct merge {
 /* Takes the files of the chain itself out. */
 static void chain_drop(const struct upkeep_layers *layers, struct children *children)
 {
-	unsigned kept = 0;
-
-	for (unsigned i = 0; i < children->count; i++) {
+	for (unsigned i = children->count; i-- > 0;) {
 		struct upkeep_file file;
 		unsigned layer;
 
 		if (upkeep_file_find(children->paths[i], &file) || layer_find(layers, file, &layer) == 0)
-			free(children->paths[i]);
-		else
-			children->paths[kept++] = children->paths[i];
+			children_leave_out(children, i);
 	}
-	children->count = kept;
 }
 
 /* The disks outside the chain that stand on a layer of it. */
@@ -100,14 +95,20 @@ static int others_find(const struct merge *m, unsigned layer, struct children *r
 	return r;
 }
 
-static int refuse(const struct children *others, const char *path, struct err *err)
+static bool any_merged(const struct children *others)
 {
-	char more[40] = "";
+	for (unsigned i = 0; i < others->count; i++)
+		if (others->merged[i])
+			return true;
+	return false;
+}
 
-	if (others->count > 1)
-		snprintf(more, sizeof(more), " (and %u more)", others->count - 1);
-	return err_set(err, VHD_E_HAS_CHILDREN, "%s: %s%s stands on it too, and would show something else afterwards", path,
-	               others->paths[0], more);
+/* What an earlier merge left behind stands on nothing, though it says so. */
+static void merged_drop(struct children *others)
+{
+	for (unsigned i = others->count; i-- > 0;)
+		if (others->merged[i])
+			children_leave_out(others, i);
 }
 
 /*
@@ -125,13 +126,14 @@ static int others_judge(struct merge *m, bool force, struct err *err)
 		r = others_find(m, i, &others, err);
 		if (r)
 			return r;
-		if (i == m->first && i > 0) {
+		m->work->operations->layer_info(m->work->vhd, i, &info);
+		if (!force && (i == 0 || i > m->first || any_merged(&others)))
+			r = children_refuse(&others, info.path, err);
+		if (!r && i == m->first && i > 0) {
+			merged_drop(&others);
 			m->others = others;
 			continue;
 		}
-		m->work->operations->layer_info(m->work->vhd, i, &info);
-		if (others.count && !force)
-			r = refuse(&others, info.path, err);
 		children_done(&others);
 	}
 	return r;
@@ -198,6 +200,7 @@ static int merge_with_others(struct merge *m, const struct upkeep_request *reque
 	if (r)
 		return r;
 	options->keep = true;
+	options->force = true; /* what stands on them was looked at (others_judge), and is taken care of */
 	r = m->work->operations->merge(m->work->vhd, options, &ret->merge, err);
 	if (!r && !request->keep && others_relink(m, ret)) {
 		r = m->work->operations->files_remove(paths, m->into - m->first, err);
@@ -205,6 +208,29 @@ static int merge_with_others(struct merge *m, const struct upkeep_request *reque
 	}
 	paths_free(paths, m->into - m->first);
 	return r;
+}
+
+/* What is merged must have the size of what it is merged into: says which command gives it that. */
+static int sizes_judge(const struct merge *m, struct err *err)
+{
+	char command[PATH_MAX + 64];
+	struct vhd_info top, into;
+
+	m->work->operations->layer_info(m->work->vhd, m->first, &top);
+	m->work->operations->layer_info(m->work->vhd, m->into, &into);
+	if (into.size_bytes == top.size_bytes)
+		return 0;
+	if (into.size_bytes > top.size_bytes)
+		return err_set(err, -EINVAL, "%s: has %" PRIu64 " bytes, and %s, which it shall be merged into, has %" PRIu64
+		               ": give it that size first: vhd resize %s %" PRIu64, top.path, top.size_bytes, into.path,
+		               into.size_bytes, top.path, into.size_bytes);
+	if (into.raw)
+		snprintf(command, sizeof(command), "truncate -s %" PRIu64 " %s", top.size_bytes, into.path);
+	else
+		snprintf(command, sizeof(command), "vhd resize --force %s %" PRIu64, into.path, top.size_bytes);
+	return err_set(err, -EINVAL, "%s: has %" PRIu64 " bytes, and %s, which it shall be merged into, has %" PRIu64
+	               ": give that the same size first%s: %s", top.path, top.size_bytes, into.path, into.size_bytes,
+	               m->work->in_use ? ", when nobody uses the disk" : "", command);
 }
 
 static int merge(const struct upkeep_work *work, const struct upkeep_request *request,
@@ -216,6 +242,7 @@ static int merge(const struct upkeep_work *work, const struct upkeep_request *re
 	        .layer = layer,
 	        .force = request->force,
 	        .keep = request->keep,
+	        .idle = !work->in_use,
 	        .job = work->job,
 	        .warn = work->warn,
 	        .user = work->user,
@@ -239,7 +266,9 @@ static int merge(const struct upkeep_work *work, const struct upkeep_request *re
 	work->operations->layer_info(work->vhd, m.into, &into);
 	path_copy(ret->path, options.rename ? path : into.path);
 	ret->merged_layers = m.into - layer;
-	r = others_judge(&m, request->force, err);
+	r = sizes_judge(&m, err);
+	if (!r)
+		r = others_judge(&m, request->force, err);
 	if (!r && m.others.count) {
 		r = merge_with_others(&m, request, &options, ret, err);
 	} else if (!r) {
@@ -330,9 +359,6 @@ int upkeep_run(const struct upkeep_work *work, const struct upkeep_request *requ
 	work->operations->layer_info(work->vhd, layer, &info);
 	if (layer != 0 && request->verb != UPKEEP_MERGE)
 		return err_set(err, -EBUSY, "%s: %s stands on it and is in use, so it must not change", info.path, leaf.path);
-	if ((request->verb == UPKEEP_RESIZE && !work->operations->resize) ||
-	    (request->verb == UPKEEP_COMPACT && !work->operations->compact))
-		return err_set(err, -ENOSYS, "%s: this cannot be done here", leaf.path);
 	if (request->rate)
 		vhd_job_set_rate(work->job, request->rate);
 	switch (request->verb) {
