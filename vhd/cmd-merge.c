@@ -3,14 +3,17 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/interrupt.h"
 #include "common/size.h"
+#include "vhd/copy-disk.h"
 #include "vhd/upkeep-cli.h"
 
 enum { KEY_INTO = 256, KEY_FORCE, KEY_KEEP, KEY_RENAME, KEY_RATE, KEY_DETACH };
 
 static const struct cli_option options[] = {
         {KEY_INTO, "into", "ANCESTOR", "merge CHILD and all between into this one (default: the parent)"},
-        {KEY_FORCE, "force", NULL, "though other disks stand on what changes, and break"},
+        {'o', "output", "NEW", "make a disk NEW of all that CHILD shows; nothing else changes"},
+        {KEY_FORCE, "force", NULL, "though other disks stand on what changes, and break; replace NEW"},
         {KEY_KEEP, "keep", NULL, "leave the merged files where they are"},
         {KEY_RENAME, "rename", NULL, "what CHILD was merged into gets CHILD's name"},
         {KEY_RATE, "rate", "SIZE", "move at most SIZE a second"},
@@ -122,10 +125,61 @@ static int merge(struct upkeep_cli *work, const char *child, const char *into)
 	return CLI_OK;
 }
 
+static void flattened_print(struct cli *cli, const struct copy_disk *copy, unsigned layers)
+{
+	char text[SIZE_TEXT_MAX];
+
+	if (cli->json) {
+		struct json json = json_to(stdout);
+
+		json_object_begin(&json, NULL);
+		json_string(&json, "file", copy->source->path);
+		json_null(&json, "online");
+		json_string(&json, "into", copy->target_path);
+		json_uint(&json, "merged_layers", layers);
+		json_uint(&json, "merged_bytes", copy->copied_bytes);
+		json_uint(&json, "written_bytes", copy->file_bytes);
+		json_uint(&json, "relinked", 0);
+		json_bool(&json, "removed", false);
+		json_object_end(&json);
+		return;
+	}
+	printf("%s: all that it shows is in %s too, a disk of its own: %s, from %u file%s\n", copy->source->path,
+	       copy->target_path, size_text(copy->file_bytes, text), layers, layers == 1 ? "" : "s");
+}
+
+/* Into a file of its own. It is only read, so a layer that a disk in use stands on will do. */
+static int flatten(struct cli *cli, const char *child, const char *output, bool force)
+{
+	struct cli_disk source;
+	struct copy_disk copy = {
+	        .cli = cli,
+	        .source = &source,
+	        .target_path = output,
+	        .type = VHD_DYNAMIC,
+	        .force = force,
+	};
+	struct vhd_info info;
+	unsigned layers;
+	int code;
+
+	interrupt_catch();
+	code = cli_disk_open(cli, child, false, false, &source);
+	if (code)
+		return code;
+	vhd_layer_info(source.vhd, 0, &info);
+	copy.block_size = info.block_size_bytes;
+	layers = vhd_layer_count(source.vhd);
+	code = cli_disk_close(cli, &source, copy_disk_run(&copy));
+	if (code == CLI_OK)
+		flattened_print(cli, &copy, layers);
+	return code;
+}
+
 static int run(struct cli *cli)
 {
 	struct upkeep_cli *work = calloc(1, sizeof(*work));
-	const char *arg, *into = NULL;
+	const char *arg, *into = NULL, *output = NULL;
 	int code;
 
 	if (!work)
@@ -136,6 +190,9 @@ static int run(struct cli *cli)
 		switch (key) {
 		case KEY_INTO:
 			into = arg;
+			break;
+		case 'o':
+			output = arg;
 			break;
 		case KEY_FORCE:
 			work->request.force = true;
@@ -156,7 +213,9 @@ static int run(struct cli *cli)
 	}
 	if (work->request.keep && work->request.rename)
 		cli_usage(cli, "--keep and --rename exclude each other");
-	code = merge(work, cli->operands[0], into);
+	if (output && (into || work->request.keep || work->request.rename || work->request.rate || work->detach))
+		cli_usage(cli, "--output changes nothing but NEW: with it there is only --force");
+	code = output ? flatten(cli, cli->operands[0], output, work->request.force) : merge(work, cli->operands[0], into);
 	free(work);
 	return code;
 }
@@ -167,7 +226,8 @@ const struct cli_command command_merge = {
         .summary = "move what a child holds into its parent",
         .details = "The parent then holds what CHILD showed; CHILD is removed. It keeps its own name, unless --rename is\n"
                    "given, or CHILD is the disk of a mount or VM, which goes on under CHILD's name. Works on disks in\n"
-                   "use too. Interrupted at any moment, the same command goes on from there.",
+                   "use too. Interrupted at any moment, the same command goes on from there.\n"
+                   "With --output everything stays as it is, and NEW is complete or not there.",
         .groups = CLI_ALLOW_DIR | CLI_JSON | CLI_PROGRESS,
         .min_operands = 1,
         .max_operands = 1,

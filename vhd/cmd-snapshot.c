@@ -114,7 +114,10 @@ static int run(struct cli *cli)
 	}
 	if (code == CLI_OK) {
 		r = upkeep_cli_run(work);
-		if (r)
+		if (r == VHD_E_HAS_CHILDREN)
+			code = cli_fail(cli, "%s: differencing disks stand on it, which find it by its name, so it is frozen as it "
+			                "is: write to one of those, or make another with 'vhd create -b'", work->path);
+		else if (r)
 			code = upkeep_cli_fail(work, r, NULL);
 		else
 			result_print(work);

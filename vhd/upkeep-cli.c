@@ -73,7 +73,7 @@ static int run_here(struct upkeep_cli *work, struct vhd *vhd)
 		r = err_set(&work->err, -ESRCH, "%s: no process has it open that the work could be left to: do it without "
 		            "--detach", work->path);
 	if (!r && work->opened)
-		r = work->opened(work, &work->err);
+		r = work->opened(work, vhd, &work->err);
 	if (!r)
 		r = run_on(work, vhd);
 	closed = vhd_close(vhd, &close_err);
@@ -164,8 +164,11 @@ static int owner_choose(struct upkeep_cli *work, struct control_owner *owners, u
 static int ask_owner(struct upkeep_cli *work, const struct err *in_use)
 {
 	struct control_owner owners[CONTROL_OWNERS_MAX];
-	int r = control_find(work->request.file, -1, owners);
+	int r;
 
+	if (work->only_here)
+		return err_set(&work->err, VHD_E_IN_USE, "%s; %s", in_use->text, work->only_here);
+	r = control_find(work->request.file, -1, owners);
 	if (r <= 0) {
 		work->err = *in_use;
 		return VHD_E_IN_USE;
@@ -176,8 +179,11 @@ static int ask_owner(struct upkeep_cli *work, const struct err *in_use)
 
 int upkeep_cli_run(struct upkeep_cli *work)
 {
+	/* Compacting changes no content, so others may stand on it; unless something is thrown away. */
+	bool despite_children = work->request.force ||
+	                        (work->request.verb == UPKEEP_COMPACT && work->request.unused_count == 0);
 	const struct vhd_open_options options = {
-	        .flags = VHD_OPEN_WRITE,
+	        .flags = VHD_OPEN_WRITE | (despite_children ? VHD_OPEN_DESPITE_CHILDREN : 0),
 	        .allow_dirs = work->cli->allow_dirs,
 	        .warn = cli_warn,
 	        .user = work->cli,
@@ -205,7 +211,9 @@ int upkeep_cli_fail(const struct upkeep_cli *work, int r, const char *force)
 		return CLI_FAILED;
 	}
 	if (force && (r == VHD_E_HAS_CHILDREN || r == VHD_E_WOULD_LOSE)) {
-		cli_fail(work->cli, "%s; %s", work->err.text, force);
+		bool named = strstr(work->err.text, "--force");
+
+		cli_fail(work->cli, "%s%s%s", work->err.text, named ? "" : "; ", named ? "" : force);
 		return CLI_NO;
 	}
 	return cli_fail(work->cli, "%s", work->err.text[0] ? work->err.text : strerror(r < 0 ? -r : EIO));

@@ -17,8 +17,9 @@ struct upkeep_cli {
 	const char *path; /* of the disk to open; in its chain is request.file */
 	struct upkeep_request request;
 	bool detach; /* leave it to the process that has the disk open */
+	const char *only_here; /* why that process cannot do it; NULL: it can */
 	/* Called with the disk opened by this command, before the work. 0, or -errno with the sentence. May be NULL. */
-	int (*opened)(struct upkeep_cli *work, struct err *err);
+	int (*opened)(struct upkeep_cli *work, struct vhd *vhd, struct err *err);
 	/* Afterwards: */
 	struct upkeep_result result;
 	bool online; /* done by `owner`, whose socket is closed */

@@ -5,11 +5,15 @@
 
 # A chain base - mid - leaf, each with data of its own, and what the leaf shows in leaf.manifest.
 chain() {
-	rm -f ./*.vhd ./*.manifest
+	rm -f ./*.vhd ./*.manifest .*.changes
 	vhd create -s 64M base.vhd && bytes 3000000 | vhd write base.vhd 0 || fail 'base'
 	vhd create -b base.vhd mid.vhd && echo mid | vhd write mid.vhd 1M || fail 'mid'
 	vhd create -b mid.vhd leaf.vhd && echo leaf | vhd write leaf.vhd 2M && echo leaf | vhd write leaf.vhd 40M || fail 'leaf'
 	vhd hash leaf.vhd > leaf.manifest || fail 'hash'
+}
+
+uuid_of() {
+	vhd info --json "$1" | sed -n 's/^  "uuid": "\(.*\)",$/\1/p'
 }
 
 holds() {
@@ -89,6 +93,90 @@ exits 0 vhd merge --force mid.vhd
 holds base.vhd leaf.manifest
 exits 1 vhd read sibling.vhd 0 512
 says err 'sibling.vhd'
+
+# Into a file of its own: nothing else changes, also below a disk in use; it is there as a whole or not at all.
+chain
+sums=$(sha256sum ./*.vhd)
+exits 0 vhd merge -o flat.new leaf.vhd
+says out '3 files'
+says_nothing err
+holds flat.new leaf.manifest
+[ "$sums" = "$(sha256sum ./*.vhd)" ] || fail '--output changes files of the chain'
+exits 0 vhd info --json flat.new
+json_is type '"dynamic"'
+[ "$(uuid_of flat.new)" != "$(uuid_of leaf.vhd)" ] || fail 'two disks with one Unique Id'
+exits 1 vhd merge -o flat.new leaf.vhd
+says err '--force'
+exits 0 vhd merge -o flat.new --force --json --progress=json mid.vhd
+json_is online null
+json_is into '"flat.new"'
+json_is merged_layers 2
+json_is removed false
+json_is relinked 0
+json_is written_bytes "$(file_bytes flat.new)"
+says err '"total"'
+exits 0 vhd compare mid.vhd flat.new
+exits 1 vhd merge --force -o base.vhd leaf.vhd
+says err 'one of its parents'
+exits 1 vhd merge -o flat.new nowhere.vhd
+exits 1 vhd merge -o nowhere/flat.vhd leaf.vhd
+exits 1 vhd merge -o other.new missing/leaf.vhd
+exits 2 vhd merge -o other.new --rename leaf.vhd
+exits 2 vhd merge -o other.new --keep leaf.vhd
+exits 2 vhd merge -o other.new --into base.vhd leaf.vhd
+exits 2 vhd merge -o other.new --detach leaf.vhd
+[ "$sums" = "$(sha256sum ./*.vhd)" ] || fail 'refused, and files of the chain have changed'
+[ ! -e other.new ] || fail 'refused, and the file is there'
+nothing_hidden
+rm flat.new
+
+# A child that was made larger: the sentence says what to do, and that is enough.
+chain
+exits 0 vhd resize leaf.vhd +16M
+echo end | vhd write leaf.vhd 79M || fail 'write beyond the parent'
+vhd hash leaf.vhd > leaf.manifest
+sums=$(sha256sum ./*.vhd)
+exits 1 vhd merge leaf.vhd
+says err "leaf.vhd: has $((80 << 20)) bytes, and $PWD/mid.vhd, which it shall be merged into, has $((64 << 20))"
+says err ": give that the same size first: vhd resize --force $PWD/mid.vhd $((80 << 20))"
+[ "$sums" = "$(sha256sum ./*.vhd)" ] || fail 'a refused merge changed something'
+exits 3 vhd resize mid.vhd $((80 << 20))
+says err 'leaf.vhd'
+exits 0 vhd resize --force "$PWD/mid.vhd" $((80 << 20))
+holds leaf.vhd leaf.manifest
+exits 0 vhd merge leaf.vhd
+holds mid.vhd leaf.manifest
+exits 1 vhd merge mid.vhd
+says err "vhd resize --force $PWD/base.vhd $((80 << 20))"
+
+# One that was made smaller gets its parent's size back; what was cut off stays so.
+chain
+exits 0 vhd resize leaf.vhd -16M
+exits 1 vhd merge leaf.vhd
+says err ": give it that size first: vhd resize $PWD/leaf.vhd $((64 << 20))"
+exits 0 vhd resize "$PWD/leaf.vhd" $((64 << 20))
+vhd hash leaf.vhd > leaf.manifest
+exits 0 vhd merge leaf.vhd
+holds mid.vhd leaf.manifest
+
+# On a raw parent.
+rm -f ./*.vhd
+truncate -s 8M raw.img
+vhd create -b raw.img --parent-raw leaf.vhd && vhd resize leaf.vhd 9M > out && echo end | vhd write leaf.vhd 8M || fail 'raw'
+vhd hash leaf.vhd > leaf.manifest
+exits 1 vhd merge leaf.vhd
+says err ": give that the same size first: truncate -s $((9 << 20)) $PWD/raw.img"
+exits 0 truncate -s $((9 << 20)) "$PWD/raw.img"
+exits 0 vhd merge leaf.vhd
+exits 0 vhd verify -f raw raw.img leaf.manifest
+
+# What a merged leaf had changed is kept on record.
+chain
+mid_uuid=$(uuid_of mid.vhd)
+exits 0 vhd merge leaf.vhd
+exits 0 vhd changed --json mid.vhd --since "$mid_uuid"
+json_is checkpoints 1
+json_is changed_bytes 1024
 
 # Wrong ancestors, wrong usage.
 chain
