@@ -52,6 +52,49 @@ says err 'vhd-mount'
 exits 0 vhd job d.vhd
 says out 'merge, done'
 
+# A frozen layer of it becomes a disk of its own; the disk itself, which is written to, does not.
+exits 0 vhd snapshot d.vhd --name still.vhd
+exits 0 vhd merge -o full.vhd still.vhd
+exits 0 vhd compare still.vhd full.vhd
+exits 0 vhd check full.vhd
+exits 1 vhd merge -o live.vhd d.vhd
+says err 'in use'
+[ ! -e live.vhd ] || fail 'a copy of a disk in use'
+
+# It grows, and knows it at once; it does not shrink; the layer below does neither.
+exits 0 vhd resize --json d.vhd +100M
+says out '"program": "vhd-mount"'
+json_is result '"resized"'
+json_is old_size_bytes $((300 << 20))
+json_is size_bytes $((400 << 20))
+json_is cut_bytes 0
+exits 1 vhd resize d.vhd -50M
+says err 'can grow but not shrink'
+exits 1 vhd resize still.vhd +1M
+says err 'stands on it'
+exits 1 vhd resize d.vhd 3T
+says err '2040 GiB'
+exits 0 vhd job d.vhd
+says out 'resize'
+
+# Now the layer below has another size: the sentence says what helps.
+exits 1 vhd merge d.vhd
+says err ", when nobody uses the disk: vhd resize --force $PWD/still.vhd $((400 << 20))"
+
+# It is compacted, with what was deleted in it given back; --fs wants it alone.
+exits 0 vhd compact --json d.vhd
+says out '"program": "vhd-mount"'
+for key in before_bytes after_bytes space_before_bytes space_after_bytes freed_blocks moved_blocks; do
+	json_value $key | grep -qE '^[0-9]+$' || fail "no $key: $(cat out)"
+done
+exits 0 vhd compact --no-zeros d.vhd
+says out 'blocks given back'
+exits 1 vhd compact --fs d.vhd
+says err 'fstrim'
+says err '--fs is for disks that nobody uses'
+exits 1 vhd compact still.vhd
+says err 'stands on it'
+
 # Slow, paused, resumed, cancelled; and a command that is interrupted takes its work back.
 exits 0 vhd snapshot d.vhd --name four.vhd
 sleep 2
