@@ -200,7 +200,6 @@ static int merge_with_others(struct merge *m, const struct upkeep_request *reque
 	if (r)
 		return r;
 	options->keep = true;
-	options->force = true; /* what stands on them was looked at (others_judge), and is taken care of */
 	r = m->work->operations->merge(m->work->vhd, options, &ret->merge, err);
 	if (!r && !request->keep && others_relink(m, ret)) {
 		r = m->work->operations->files_remove(paths, m->into - m->first, err);
@@ -210,27 +209,36 @@ static int merge_with_others(struct merge *m, const struct upkeep_request *reque
 	return r;
 }
 
-/* What is merged must have the size of what it is merged into: says which command gives it that. */
+/*
+ * What is merged into may be smaller: a VHD becomes larger then. Any other difference would leave open what the disk
+ * shows between two ends; says which command makes it go away.
+ */
 static int sizes_judge(const struct merge *m, struct err *err)
 {
-	char command[PATH_MAX + 64];
-	struct vhd_info top, into;
+	const char *when = m->work->in_use ? ", when nobody uses the disk" : "";
 
-	m->work->operations->layer_info(m->work->vhd, m->first, &top);
-	m->work->operations->layer_info(m->work->vhd, m->into, &into);
-	if (into.size_bytes == top.size_bytes)
-		return 0;
-	if (into.size_bytes > top.size_bytes)
-		return err_set(err, -EINVAL, "%s: has %" PRIu64 " bytes, and %s, which it shall be merged into, has %" PRIu64
-		               ": give it that size first: vhd resize %s %" PRIu64, top.path, top.size_bytes, into.path,
-		               into.size_bytes, top.path, into.size_bytes);
-	if (into.raw)
-		snprintf(command, sizeof(command), "truncate -s %" PRIu64 " %s", top.size_bytes, into.path);
-	else
-		snprintf(command, sizeof(command), "vhd resize --force %s %" PRIu64, into.path, top.size_bytes);
-	return err_set(err, -EINVAL, "%s: has %" PRIu64 " bytes, and %s, which it shall be merged into, has %" PRIu64
-	               ": give that the same size first%s: %s", top.path, top.size_bytes, into.path, into.size_bytes,
-	               m->work->in_use ? ", when nobody uses the disk" : "", command);
+	for (unsigned i = m->first; i < m->into; i++) {
+		struct vhd_info upper, lower;
+		int r = 0;
+
+		m->work->operations->layer_info(m->work->vhd, i, &upper);
+		m->work->operations->layer_info(m->work->vhd, i + 1, &lower);
+		if (upper.size_bytes < lower.size_bytes)
+			r = err_set(err, -EINVAL, "%s: has %" PRIu64 " bytes, and %s, which it shall be merged into, has %" PRIu64
+			            ": give it that size first%s: vhd resize %s%s %" PRIu64, upper.path, upper.size_bytes,
+			            lower.path, lower.size_bytes, i == 0 ? "" : when, i == 0 ? "" : "--force ", upper.path,
+			            lower.size_bytes);
+		else if (upper.size_bytes > lower.size_bytes && i + 1 < m->into)
+			r = err_set(err, -EINVAL, "%s: has %" PRIu64 " bytes, and %s has %" PRIu64 ": they are not merged in one go; "
+			            "first: vhd merge %s", upper.path, upper.size_bytes, lower.path, lower.size_bytes, upper.path);
+		else if (upper.size_bytes > lower.size_bytes && lower.raw)
+			r = err_set(err, -EINVAL, "%s: has %" PRIu64 " bytes, and %s, which it shall be merged into, has %" PRIu64
+			            ": give that the same size first%s: truncate -s %" PRIu64 " %s", upper.path, upper.size_bytes,
+			            lower.path, lower.size_bytes, when, upper.size_bytes, lower.path);
+		if (r)
+			return r;
+	}
+	return 0;
 }
 
 static int merge(const struct upkeep_work *work, const struct upkeep_request *request,

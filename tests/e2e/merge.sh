@@ -130,24 +130,22 @@ exits 2 vhd merge -o other.new --detach leaf.vhd
 nothing_hidden
 rm flat.new
 
-# A child that was made larger: the sentence says what to do, and that is enough.
+# A child that was made larger makes what it is merged into as large; several are merged one by one.
 chain
 exits 0 vhd resize leaf.vhd +16M
 echo end | vhd write leaf.vhd 79M || fail 'write beyond the parent'
 vhd hash leaf.vhd > leaf.manifest
 sums=$(sha256sum ./*.vhd)
-exits 1 vhd merge leaf.vhd
-says err "leaf.vhd: has $((80 << 20)) bytes, and $PWD/mid.vhd, which it shall be merged into, has $((64 << 20))"
-says err ": give that the same size first: vhd resize --force $PWD/mid.vhd $((80 << 20))"
+exits 1 vhd merge leaf.vhd --into base.vhd
+says err "leaf.vhd: has $((80 << 20)) bytes, and $PWD/mid.vhd has $((64 << 20)): they are not merged in one go"
+says err "; first: vhd merge $PWD/leaf.vhd"
 [ "$sums" = "$(sha256sum ./*.vhd)" ] || fail 'a refused merge changed something'
-exits 3 vhd resize mid.vhd $((80 << 20))
-says err 'leaf.vhd'
-exits 0 vhd resize --force "$PWD/mid.vhd" $((80 << 20))
-holds leaf.vhd leaf.manifest
-exits 0 vhd merge leaf.vhd
+exits 0 vhd merge "$PWD/leaf.vhd"
 holds mid.vhd leaf.manifest
-exits 1 vhd merge mid.vhd
-says err "vhd resize --force $PWD/base.vhd $((80 << 20))"
+exits 0 vhd merge mid.vhd --into base.vhd
+holds base.vhd leaf.manifest
+exits 0 vhd info --json base.vhd
+json_is size_bytes $((80 << 20))
 
 # One that was made smaller gets its parent's size back; what was cut off stays so.
 chain
