@@ -77,6 +77,18 @@ json_is relinked 1
 holds leaf.vhd leaf.manifest
 holds other.vhd other.manifest
 
+# Cut off before the merged file was removed, with its child on the other already: the file is named as what it is.
+chain
+mkdir copies
+cp mid.vhd copies/
+exits 0 vhd merge mid.vhd
+mv copies/mid.vhd .
+exits 3 vhd merge mid.vhd
+says err "mid.vhd: has been merged into $PWD/base.vhd already, which $PWD/leaf.vhd stands on now"
+exits 0 vhd merge --force mid.vhd
+[ ! -e mid.vhd ] || fail 'mid.vhd is still there'
+holds leaf.vhd leaf.manifest
+
 # Siblings would break: refused, and nothing has changed.
 chain
 vhd create -b base.vhd sibling.vhd || fail 'sibling'
