@@ -32,6 +32,7 @@ struct import {
 	struct increment_head head;
 	struct increment_counts counts;
 	uint8_t marker[16];
+	bool unfit; /* the copy has the marker, but for the size of the later state there is no room: it is as it was */
 	struct cli_disk copy;
 	struct progress progress;
 };
@@ -203,7 +204,9 @@ static int size_fit(struct import *import)
 	vhd_layer_info(import->copy.vhd, 0, &info);
 	if (info.size_bytes == import->head.size || vhd_resize(import->copy.vhd, import->head.size, &options, NULL, &err) == 0)
 		return CLI_OK;
-	return again(import, err.text);
+	vhd_layer_info(import->copy.vhd, 0, &info);
+	import->unfit = info.size_bytes == import->head.base_size;
+	return import->unfit ? cli_fail_err(import->cli, &err) : again(import, err.text);
 }
 
 /*
@@ -256,6 +259,9 @@ static int import_apply(struct import *import)
 	if (!marked && image_set_uuid(import->copy_path, import->head.base, import->marker, &err))
 		return cli_fail_err(import->cli, &err);
 	code = copy_change(import);
+	/* Nothing was written that belongs to the later state, unless the import had been cut off before. */
+	if (code && import->unfit && !marked && image_set_uuid(import->copy_path, import->marker, import->head.base, &err))
+		return again(import, err.text);
 	if (code)
 		return code;
 	if (image_set_uuid(import->copy_path, import->marker, import->head.target, &err))

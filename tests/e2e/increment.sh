@@ -118,6 +118,15 @@ for size in 80M 30M 70M; do
 	exits 0 vhd compare resized-$size.vhd cut-off.vhd
 	before=resized-$size.vhd
 done
+exits 0 vhd create -s 1M --block-size 4K small-blocks.vhd
+# One that cannot follow is as it was, and still what it was.
+exits 0 vhd create -b small-blocks.vhd --block-size 2M -s 2040G far.vhd
+exits 0 vhd export -o far.inc far.vhd
+cp small-blocks.vhd cannot.vhd
+exits 1 vhd import far.inc cannot.vhd
+says err 'larger blocks'
+[ "$(uuid_of cannot.vhd)" = "$(uuid_of small-blocks.vhd)" ] || fail 'a copy that cannot follow lost its Unique Id'
+exits 0 vhd compare small-blocks.vhd cannot.vhd
 exits 0 vhd resize --force copy.vhd 32M
 exits 0 vhd create -b 3.vhd four.vhd
 exits 0 vhd export -o four.inc four.vhd
