@@ -32,6 +32,7 @@ struct import {
 	struct increment_head head;
 	struct increment_counts counts;
 	uint8_t marker[16];
+	bool unfit; /* the copy has the marker, but for the size of the later state there is no room: it is as it was */
 	struct cli_disk copy;
 	struct progress progress;
 };
@@ -178,26 +179,44 @@ static int wrong_copy(const struct import *import, const uint8_t uuid[16])
 	                "from %s", import->copy_path, found, base);
 }
 
-/* Where the disk was resized between the states, the copy is to be, too. */
-static int size_fit(const struct import *import, uint64_t size)
+/* Where the disk was resized between the states the copy follows; one that has its later size already is right too. */
+static int size_check(const struct import *import, uint64_t size)
 {
 	const struct increment_head *head = &import->head;
 
-	if (size != head->base_size && size != head->size)
-		return cli_fail(import->cli, "%s: has %" PRIu64 " bytes, and the increment is for a disk of %" PRIu64,
-		                import->copy_path, size, head->base_size);
-	if (size != head->size)
-		return cli_fail(import->cli, "%s: the disk was resized between the two states, from %" PRIu64 " to %" PRIu64
-		                " bytes, and an import does not resize: make a full copy of the later state instead",
-		                import->copy_path, head->base_size, head->size);
-	return CLI_OK;
+	if (size == head->base_size || size == head->size)
+		return CLI_OK;
+	return cli_fail(import->cli, "%s: has %" PRIu64 " bytes, and the increment is for a disk of %" PRIu64,
+	                import->copy_path, size, head->base_size);
 }
 
-/* Looks at the copy, and tells whether it is in the middle of this very import already. */
+/*
+ * Under the marker, so that no disk of the base's Unique Id ever has another size. What a larger copy gains is in the
+ * stream, and what a smaller one loses the later state does not have: force is for that. That nobody stands on the copy
+ * its opening has seen to.
+ */
+static int size_fit(struct import *import)
+{
+	static const struct vhd_resize_options options = {.force = true};
+	struct err err = {.text = ""};
+	struct vhd_info info;
+
+	vhd_layer_info(import->copy.vhd, 0, &info);
+	if (info.size_bytes == import->head.size || vhd_resize(import->copy.vhd, import->head.size, &options, NULL, &err) == 0)
+		return CLI_OK;
+	vhd_layer_info(import->copy.vhd, 0, &info);
+	import->unfit = info.size_bytes == import->head.base_size;
+	return import->unfit ? cli_fail_err(import->cli, &err) : again(import, err.text);
+}
+
+/*
+ * Looks at the copy, and tells whether it is in the middle of this very import already. Opened for writing: who cannot
+ * write to it, or must not since others stand on it, is told before it has the marker, by which they would not find it.
+ */
 static int copy_check(struct import *import, bool *ret_marked)
 {
 	struct vhd_info info;
-	int code = cli_disk_open(import->cli, import->copy_path, false, false, &import->copy);
+	int code = cli_disk_open(import->cli, import->copy_path, false, true, &import->copy);
 
 	if (code)
 		return code;
@@ -206,7 +225,7 @@ static int copy_check(struct import *import, bool *ret_marked)
 	if (!*ret_marked && memcmp(info.uuid, import->head.base, 16))
 		code = wrong_copy(import, info.uuid);
 	if (code == CLI_OK)
-		code = size_fit(import, info.size_bytes);
+		code = size_check(import, info.size_bytes);
 	return cli_disk_close(import->cli, &import->copy, code);
 }
 
@@ -221,6 +240,8 @@ static int copy_change(struct import *import)
 	if (memcmp(info.uuid, import->marker, 16))
 		code = cli_fail(import->cli, "%s: was replaced by another file just now", import->copy_path);
 	else
+		code = size_fit(import);
+	if (code == CLI_OK)
 		code = records_apply(import);
 	return cli_disk_close(import->cli, &import->copy, code);
 }
@@ -238,6 +259,9 @@ static int import_apply(struct import *import)
 	if (!marked && image_set_uuid(import->copy_path, import->head.base, import->marker, &err))
 		return cli_fail_err(import->cli, &err);
 	code = copy_change(import);
+	/* Nothing was written that belongs to the later state, unless the import had been cut off before. */
+	if (code && import->unfit && !marked && image_set_uuid(import->copy_path, import->marker, import->head.base, &err))
+		return again(import, err.text);
 	if (code)
 		return code;
 	if (image_set_uuid(import->copy_path, import->marker, import->head.target, &err))

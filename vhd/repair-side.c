@@ -200,6 +200,18 @@ static int side_open(struct repair *repair, struct new_file *ret)
 	return r;
 }
 
+/* It holds what the image held: whoever may not read the one is not to read the other. */
+static int side_protect(const struct repair *repair, int fd)
+{
+	struct stat st;
+
+	if (fstat(repair->store->file.fd, &st) < 0)
+		return -errno;
+	if (fchown(fd, st.st_uid, st.st_gid) < 0)
+		st.st_mode &= 0700; /* what the image's group may means nothing to another group */
+	return fchmod(fd, st.st_mode & 0666) < 0 ? -errno : 0;
+}
+
 int repair_side_write(struct repair *repair, const struct repair_ranges *ranges)
 {
 	struct side side = {.size = repair->plan.file_size, .becomes = repair->plan.size};
@@ -215,6 +227,7 @@ int repair_side_write(struct repair *repair, const struct repair_ranges *ranges)
 		repair->result->side_file[0] = '\0';
 		return r;
 	}
+	r = side_protect(repair, file.fd);
 	for (size_t i = 0; i < ranges->count && r == 0; i++)
 		r = range_record(repair, &ranges->list[i], buffers, &side);
 	if (r == 0)
@@ -303,6 +316,16 @@ static int saved_read(struct undo *undo, const struct record *record)
 	return 0;
 }
 
+/* Before the first range is put back: a side file that is damaged must not be found out half way. */
+static int saved_check(struct undo *undo)
+{
+	int r = 0;
+
+	for (size_t i = 0; i < undo->side.count && r == 0; i++)
+		r = saved_read(undo, &undo->side.records[i]);
+	return r;
+}
+
 /* The image must hold, range by range, what it had before the repair or what the repair wrote. */
 static int image_compare(struct undo *undo, uint64_t size)
 {
@@ -311,9 +334,6 @@ static int image_compare(struct undo *undo, uint64_t size)
 		uint64_t hash;
 		int r;
 
-		r = saved_read(undo, record);
-		if (r)
-			return r;
 		if (record->offset + record->length > size)
 			continue; /* cut, and now put back */
 		r = undo->image->ops->read(undo->image, undo->buffer, (size_t)record->length, record->offset);
@@ -368,6 +388,8 @@ int vhd_repair_undo(const char *path, const char *side_file, bool force, struct 
 		r = repair_open(path, true, &undo.image, err);
 	if (r == 0)
 		r = undo.image->ops->size(undo.image, &size);
+	if (r == 0)
+		r = saved_check(&undo);
 	if (r == 0)
 		r = image_compare(&undo, size);
 	if (r == VHD_E_WOULD_LOSE && force)

@@ -45,7 +45,20 @@ printf changed | vhd write a.vhd 0 || fail write
 printf X | put a.vhd 40
 exits 1 vhd check --undo-repair=a.vhd.repair.2 a.vhd
 says err 'written to since'
+# Nor, even with --force, from a side file that is damaged at its end: not even the part before.
+cp a.vhd now
+tac a.vhd.repair.2 | sed '0,/^\(saved [0-9]* [0-9]* [0-9]*\) [0-9a-f]*/s//\1 00000000000000ff/' | tac > bad.repair
+exits 1 vhd check --undo-repair bad.repair --force a.vhd
+says err 'damaged'
+same_bytes a.vhd now
 exits 0 vhd check --undo-repair a.vhd.repair.2 --force a.vhd
+
+# What others must not read in the image they must not read in the side file.
+cp sound.vhd secret.vhd
+chmod 600 secret.vhd
+bytes 100000 >> secret.vhd
+(umask 022 && exits 0 vhd check --repair secret.vhd) || exit 1
+[ "$(stat -c %a secret.vhd.repair)" = 600 ] || fail "mode $(stat -c %a secret.vhd.repair)"
 
 # A file that was cut off.
 cp sound.vhd cut.vhd

@@ -86,12 +86,52 @@ truncate -s 1M raw && exits 0 vhd create -b raw --parent-raw over-raw.vhd
 exits 1 vhd export -o no.inc over-raw.vhd
 says err 'raw disk'
 
-# A disk that grew between the states.
-exits 0 vhd create -b 3.vhd -s 80M grown.vhd
-exits 0 vhd export -o grown.inc grown.vhd
-exits 1 vhd import grown.inc again.vhd
-says err 'resized'
-exits 0 vhd compare 3.vhd again.vhd
+# Nobody's parent changes by an import: what stands on the copy would not find its parent again.
+cp 0.vhd parent.vhd
+exits 0 vhd create -b parent.vhd kid.vhd
+exits 1 vhd import 1.inc parent.vhd
+says err 'kid.vhd'
+same_bytes 0.vhd parent.vhd
+rm kid.vhd
+
+# A disk that grew or shrank between the states, and grew again: the copy follows, also when that is cut off.
+before=3.vhd
+exits 0 vhd convert --keep-uuid -O fixed 3.vhd again-fixed.vhd
+for size in 80M 30M 70M; do
+	exits 0 vhd create -b "$before" resized-$size.vhd
+	exits 0 vhd resize --force resized-$size.vhd "$size"
+	put resized-$size.vhd 20M "size $size" 30000
+	exits 0 vhd export -o $size.inc resized-$size.vhd
+	cp again.vhd cut-off.vhd
+	for restored in again.vhd again-fixed.vhd; do
+		exits 0 vhd import $size.inc $restored
+		exits 0 vhd compare resized-$size.vhd $restored
+		exits 0 vhd check $restored
+	done
+	(
+		ulimit -f $(($(file_bytes cut-off.vhd) / 1024 + 40))
+		trap '' XFSZ
+		vhd import $size.inc cut-off.vhd > out 2> err
+	) || says err 'run the same import again'
+	exits 0 vhd info cut-off.vhd
+	vhd import $size.inc cut-off.vhd > out 2> err || says err 'already'
+	exits 0 vhd compare resized-$size.vhd cut-off.vhd
+	before=resized-$size.vhd
+done
+exits 0 vhd create -s 1M --block-size 4K small-blocks.vhd
+# One that cannot follow is as it was, and still what it was.
+exits 0 vhd create -b small-blocks.vhd --block-size 2M -s 2040G far.vhd
+exits 0 vhd export -o far.inc far.vhd
+cp small-blocks.vhd cannot.vhd
+exits 1 vhd import far.inc cannot.vhd
+says err 'larger blocks'
+[ "$(uuid_of cannot.vhd)" = "$(uuid_of small-blocks.vhd)" ] || fail 'a copy that cannot follow lost its Unique Id'
+exits 0 vhd compare small-blocks.vhd cannot.vhd
+exits 0 vhd resize --force copy.vhd 32M
+exits 0 vhd create -b 3.vhd four.vhd
+exits 0 vhd export -o four.inc four.vhd
+exits 1 vhd import four.inc copy.vhd
+says err 'the increment is for a disk of 67108864'
 
 # Bits flipped anywhere, and streams cut anywhere, are noticed before the copy changes. Each record's edges are tried.
 exits 0 vhd create -s 1M small.vhd
