@@ -301,6 +301,14 @@ static void without_the_sync_after_the_switch_a_flush_of_the_child_is_lost(void 
 	crash_scenario_without(scenarios, SWITCH_DISK, CRASH_NAMES_SYNC(2));
 }
 
+static void without_a_barrier_of_a_merge_something_is_lost(void **state)
+{
+	(void)state;
+	crash_scenario_without(scenarios, MERGE_MIDDLE, STORE_BARRIER_SWITCH);
+	crash_scenario_without(scenarios, MERGE_MIDDLE, STORE_BARRIER_METADATA);
+	crash_scenario_without(scenarios, MERGE_LEAF, CRASH_NAMES_SYNC_LAST);
+}
+
 static void the_state_that_was_kept(void **state)
 {
 	(void)state;
@@ -316,6 +324,7 @@ int main(void)
 		cmocka_unit_test(a_crash_while_the_leaf_is_merged_that_nobody_uses),
 		cmocka_unit_test(without_the_sync_between_the_two_names_the_old_leaf_is_lost),
 		cmocka_unit_test(without_the_sync_after_the_switch_a_flush_of_the_child_is_lost),
+		cmocka_unit_test(without_a_barrier_of_a_merge_something_is_lost),
 	};
 	const struct CMUnitTest again[] = {
 		cmocka_unit_test(the_state_that_was_kept),

@@ -125,7 +125,8 @@ static int is_the_old_or_the_new(struct crash_files *c, const uint8_t *content, 
 
 static void a_dynamic_disk(struct crash_files *c)
 {
-	crash_make_chain(c, 1, SIZE);
+	/* With room for many new blocks. */
+	crash_make_chain(c, 1, 2 * SIZE);
 }
 
 static void a_fixed_disk(struct crash_files *c)

@@ -338,7 +338,21 @@ static int content_check(const struct crash_files *c, const uint8_t *content, ui
 	return c->scenario->own_content && c->kind != KIND_RECOVER ? 0 : model_check(&part, content, err);
 }
 
-/* The folder as it is: nothing is changed. Gives the content of the leaf; NULL: there is none, and that is right. */
+/* Opening for writing may finish a change of the size: what that adds reads as zeros. */
+static void content_extend(const struct crash_files *c, uint8_t **content, uint64_t size)
+{
+	if (size >= c->size)
+		return;
+	*content = realloc(*content, c->size);
+	if (!*content)
+		abort();
+	memset(*content + size, 0, c->size - size);
+}
+
+/*
+ * The folder as it is: nothing is changed. Gives the content of the leaf, with zeros to the larger of its sizes; NULL:
+ * there is none, and that is right.
+ */
 static int look_on(struct crash_files *c, uint8_t **ret, uint64_t *ret_size, struct err *err)
 {
 	const struct crash_scenario *sc = c->scenario;
@@ -376,6 +390,8 @@ static int look_on(struct crash_files *c, uint8_t **ret, uint64_t *ret_size, str
 		rc = check_folder(c, err);
 	if (rc)
 		free(*ret);
+	else
+		content_extend(c, ret, *ret_size);
 	return rc;
 }
 
@@ -626,7 +642,7 @@ static int crash_checked(void *user, const struct trace *trace, struct crash_sta
 
 static int states_run(struct crash_files *c, const struct trace *trace, unsigned states, int dropped, struct err *err)
 {
-	const struct crash_options options = {
+	struct crash_options options = {
 		.seed = c->seed, .states = states, .dropped = dropped, .check = crash_checked, .user = c,
 	};
 	struct crash_state failed;
@@ -634,6 +650,10 @@ static int states_run(struct crash_files *c, const struct trace *trace, unsigned
 	char dir[120];
 	int rc;
 
+	if (dropped == CRASH_NAMES_SYNC_LAST) {
+		assert_true(trace->names_syncs > 0);
+		options.dropped = CRASH_NAMES_SYNC((int)trace->names_syncs - 1);
+	}
 	c->checked = 0;
 	follow_begin(c, trace);
 	rc = crash_run(trace, &options, &failed, err);

@@ -390,6 +390,9 @@ static size_t *points_choose(const struct trace *trace, const struct crash_optio
 	for (size_t i = 0; i < options->states; i++)
 		points[i] = i < even ? options->first_point + i * moments / even
 		                     : sync[(i - even) % syncs] + rng_below(&rng, 2);
+	/* Some after everything. */
+	for (size_t i = 0; i < options->states / 50; i++)
+		points[i] = trace->count;
 	qsort(points, options->states, sizeof(*points), compare_points);
 	free(sync);
 	return points;

@@ -25,6 +25,7 @@
 
 #define CRASH_KEEP_ALL (-1)
 #define CRASH_NAMES_SYNC(n) (1000 + (n)) /* for `dropped`: the n-th sync of the folder, from 0 */
+#define CRASH_NAMES_SYNC_LAST 1999   /* likewise, in crash-files.h: the last one of the recording */
 
 struct crash_state {
 	size_t point;  /* the crash came before this event */
