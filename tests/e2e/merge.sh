@@ -35,6 +35,21 @@ holds leaf.vhd leaf.manifest
 exits 0 vhd info --json --chain leaf.vhd
 says out 'base.vhd'
 
+# A symlink names the file that it leads to, and a folder is the same however it is written.
+chain
+mkdir folder
+ln -s leaf.vhd link.vhd
+exits 0 vhd merge --rename folder/../link.vhd
+[ -L link.vhd ] || fail 'the symlink is gone'
+[ ! -e mid.vhd ] || fail 'mid.vhd is still there'
+holds leaf.vhd leaf.manifest
+chain
+ln -s leaf.vhd link.vhd
+exits 0 vhd merge link.vhd
+[ ! -e leaf.vhd ] || fail 'leaf.vhd is still there'
+holds mid.vhd leaf.manifest
+rm -f link.vhd
+
 # A layer that another stands on.
 chain
 exits 0 vhd merge mid.vhd
