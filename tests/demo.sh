@@ -121,11 +121,50 @@ if [ "$mounting" = yes ]; then
 	note 'checked: and still are after unmounting and mounting again, read-only'
 	umount_image files-inside
 	note "the disk.vhd of 127 GiB now takes $(allocated disk.vhd)"
+
+	step 'The disk frozen, backed up, made larger and merged again, while it is mounted and written to'
+	mount_image disk.vhd files-inside
+	show vhd snapshot --name=monday.vhd disk.vhd
+	show cp monday.vhd backup.vhd
+	printf '   $ a file of 1 MiB written, another removed\n'
+	head -c 1048576 /dev/urandom > files/new.bin
+	cp files/new.bin files-inside/
+	rm files/README.md files-inside/README.md
+	sync -f files-inside
+	show vhd snapshot --name=tuesday.vhd disk.vhd
+	printf '   $ vhd changed --json tuesday.vhd\n'
+	vhd changed --json tuesday.vhd > changed.json || fail 'vhd changed failed'
+	note "changed since monday.vhd: $(sed -n 's/.*"changed_bytes": \([0-9]*\).*/\1/p' changed.json) bytes"
+	show vhd export --output=tuesday.inc tuesday.vhd
+	show vhd import tuesday.inc backup.vhd
+	show vhd compare backup.vhd tuesday.vhd
+	note 'checked: the full copy and the increment make the disk of tuesday'
+	show vhd merge tuesday.vhd
+	show vhd merge disk.vhd
+	show vhd resize disk.vhd +1G
+	show vhd job disk.vhd
+	diff -r files files-inside -x lost+found || fail 'the files differ'
+	umount_image files-inside
+	[ ! -e monday.vhd ] && [ ! -e tuesday.vhd ] || fail 'a merged file is still there'
+	rm -f backup.vhd tuesday.inc
+	count=$(find files -type f | wc -l)
+	note "checked: one file, disk.vhd, is left of three, and the $count files in it are as they should be"
 else
 	step "Skipped: partition, file system and mount, because $mounting"
 	show vhd write disk.vhd 1048576 < files/random.bin
 	vhd read disk.vhd 1048576 33554432 | cmp - files/random.bin || fail 'what was written reads back differently'
 	note 'checked: 32 MiB written with "vhd write" read back the same with "vhd read"'
+
+	step 'The disk frozen, written to, and merged again'
+	show vhd snapshot --name=monday.vhd disk.vhd
+	show vhd write disk.vhd 2097152 < files/random.bin
+	printf '   $ vhd hash disk.vhd\n'
+	vhd hash --progress=none disk.vhd > manifest || fail 'vhd hash failed'
+	show vhd changed disk.vhd
+	show vhd merge --rename disk.vhd
+	show vhd verify disk.vhd manifest
+	[ ! -e monday.vhd ] || fail 'the merged file is still there'
+	note 'checked: one file is left of two, and holds what both of them held'
 fi
 show vhd check disk.vhd
 
@@ -133,7 +172,7 @@ step 'Other software reads the same content'
 if command -v qemu-img > /dev/null; then
 	show qemu-img convert -f vpc -O raw disk.vhd qemu.raw
 	show vhd compare -F raw disk.vhd qemu.raw
-	note 'checked: the raw disk that QEMU made of it has the same bytes, all 127 GiB of them'
+	note "checked: the raw disk that QEMU made of it has the same bytes, all $(size_of qemu.raw) of them"
 	if [ "$mounting" = yes ] && command -v debugfs > /dev/null; then
 		e2fsck -fn 'qemu.raw?offset=1048576' > fsck.log 2>&1 || fail "e2fsck: $(tail -n 3 fsck.log)"
 		[ "$(debugfs -R 'cat /random.bin' 'qemu.raw?offset=1048576' 2> /dev/null | sha256sum)" = "$random_sha" ] ||

@@ -7,6 +7,7 @@
 
 #include "common/interrupt.h"
 #include "common/json.h"
+#include "common/size.h"
 #include "vhd/cli.h"
 
 enum {
@@ -69,9 +70,16 @@ static int watch(struct cli *cli, struct rebase *r)
 static void report(const struct cli *cli, const struct rebase *r)
 {
 	struct json json = json_to(stdout);
+	char copied[SIZE_TEXT_MAX];
 
-	if (!cli->json)
+	if (!cli->json) {
+		size_text(r->result.copied_bytes, copied);
+		if (r->options.parent)
+			printf("%s: stands on %s; %s copied\n", r->path, r->options.parent, copied);
+		else
+			printf("%s: stands alone; %s copied\n", r->path, copied);
 		return;
+	}
 	json_object_begin(&json, NULL);
 	json_string(&json, "file", r->path);
 	json_string(&json, "parent", r->options.parent);

@@ -32,7 +32,7 @@ static void size_take(struct upkeep_cli *work, const char *text, bool minus)
 		work->request.how = UPKEEP_SIZE_GROW;
 	work->request.bytes = cli_size(work->cli, "size", *text == '+' || *text == '-' ? text + 1 : text);
 	if (work->request.bytes % BLK_SECTOR_SIZE)
-		cli_usage(work->cli, "size: '%s' is no multiple of 512 bytes", text);
+		cli_usage(work->cli, "size: '%s%s' is no multiple of 512 bytes", minus ? "-" : "", text);
 	if (work->request.bytes == 0 && work->request.how == UPKEEP_SIZE_SET)
 		cli_usage(work->cli, "size: a disk has one sector at least");
 }
@@ -63,12 +63,12 @@ static void result_print(const struct upkeep_cli *work)
 
 static int refuse(const struct upkeep_cli *work, int r)
 {
-	char cut[SIZE_TEXT_MAX], force[200];
+	char cut[SIZE_TEXT_MAX], force[100];
 
 	if (work->cli->json && r == VHD_E_WOULD_LOSE)
 		result_json(work, "would-lose");
 	if (r == VHD_E_WOULD_LOSE)
-		snprintf(force, sizeof(force), "%s of allocated data lie there, and --force cuts them off",
+		snprintf(force, sizeof(force), "--force cuts these %s off",
 		         size_text(work->result.resize.cut_bytes, cut));
 	else
 		snprintf(force, sizeof(force), "--force does it all the same, and breaks them");

@@ -39,8 +39,8 @@ static int check_rename(const struct merge *m)
 	if (m->target->layer->raw)
 		return err_set(m->err, -EINVAL, "%s: a raw disk, which cannot get the name of a VHD", path_of(m, m->into));
 	if (!same_folder(path_of(m, m->first), path_of(m, m->into)))
-		return err_set(m->err, -EXDEV, "%s: it lies in another folder than %s, so that it cannot get its name; close the "
-		               "disk and merge it without renaming", path_of(m, m->into), path_of(m, m->first));
+		return err_set(m->err, -EXDEV, "%s: it lies in another folder than %s, so that it cannot get its name: merge it "
+		               "without renaming, which a disk in use cannot be: close it first", path_of(m, m->into), path_of(m, m->first));
 	return 0;
 }
 
@@ -59,6 +59,29 @@ static int check(struct merge *m)
 		               stack->count, m->first, m->into);
 	m->target = stack->layer[m->into];
 	return 0;
+}
+
+/* The names that change are the files' own: not a symlink's, and the same however somebody has written the folder. */
+static int resolve_names(struct merge *m)
+{
+	int rc = 0;
+
+	for (unsigned i = m->first; rc == 0 && i <= m->into; i++) {
+		struct layer *layer = m->stack->layer[i]->layer;
+		char *real = realpath(layer->path, NULL);
+
+		/* A file that has lost its name meanwhile is found to have when the name is to change. */
+		if (!real || !strcmp(real, layer->path)) {
+			free(real);
+			continue;
+		}
+		pthread_mutex_lock(&m->image->lock);
+		rc = layer_string_replace_take(layer, &layer->path, real);
+		pthread_mutex_unlock(&m->image->lock);
+		if (rc)
+			rc = err_set(m->err, rc, "%s: no memory for its path", path_of(m, i));
+	}
+	return rc;
 }
 
 static int check_layers(struct merge *m)
@@ -256,6 +279,8 @@ static int merge(struct merge *m)
 	struct vhd_merge_options below = *o;
 	int rc = check(m);
 
+	if (rc == 0)
+		rc = resolve_names(m);
 	if (rc == 0 && merge_find_leftover(m)) {
 		below.rename = false;
 		m->options = &below;

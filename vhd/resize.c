@@ -22,7 +22,7 @@ int resize_err(const struct resize *r, int rc, const char *what)
 int resize_would_lose(const struct resize *r)
 {
 	return err_set(r->err, VHD_E_WOULD_LOSE, "%s: %" PRIu64 " bytes beyond %" PRIu64 " hold data, which would be lost: make "
-	               "the partitions and file systems on it smaller first, or use force", r->layer->path, r->cut_bytes,
+	               "the partitions and file systems on it smaller first", r->layer->path, r->cut_bytes,
 	               r->to);
 }
 
@@ -133,7 +133,7 @@ static int dependants_check(const struct resize *r)
 		return rc;
 	if (children.count > 0)
 		rc = err_set(r->err, VHD_E_HAS_CHILDREN, "%s: %u differencing disk%s on it (%s%s), and a parent must not change: "
-		             "resize the child instead, or merge it first, or use force", path, children.count,
+		             "resize the child instead, or merge it first", path, children.count,
 		             children.count == 1 ? " stands" : "s stand", children.paths[0],
 		             children.count > 1 ? ", ..." : "");
 	children_done(&children);

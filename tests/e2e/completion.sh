@@ -24,6 +24,11 @@ for command in $(vhd --help | sed -n '/^Commands:/,/^$/s/^  \([a-z]*\) .*/\1/p')
 	done
 done
 completes --version vhd --v
+COMP_WORDS=(vhd check --)
+COMP_CWORD=2
+_vhd vhd -- check
+printf '%s\n' "${COMPREPLY[@]}" | sort | uniq -d > twice
+[ ! -s twice ] || fail "offered twice: $(cat twice)"
 completes disk.vhd vhd info di
 completes disk.vhd vhd info --json ''
 completes differencing vhd create -t d
@@ -32,4 +37,5 @@ completes raw vhd convert -O r
 completes raw vhd convert -f ''
 completes json vhd check --progress ''
 completes folder vhd info --allow-dir fo
+completes disk.vhd vhd export --output di
 completes pause vhd job disk.vhd p

@@ -39,6 +39,21 @@ holds leaf.vhd leaf.manifest
 exits 0 vhd info --json --chain leaf.vhd
 says out 'base.vhd'
 
+# A symlink names the file that it leads to, and a folder is the same however it is written.
+chain
+mkdir folder
+ln -s leaf.vhd link.vhd
+exits 0 vhd merge --rename folder/../link.vhd
+[ -L link.vhd ] || fail 'the symlink is gone'
+[ ! -e mid.vhd ] || fail 'mid.vhd is still there'
+holds leaf.vhd leaf.manifest
+chain
+ln -s leaf.vhd link.vhd
+exits 0 vhd merge link.vhd
+[ ! -e leaf.vhd ] || fail 'leaf.vhd is still there'
+holds mid.vhd leaf.manifest
+rm -f link.vhd
+
 # A layer that another stands on.
 chain
 exits 0 vhd merge mid.vhd
@@ -218,3 +233,30 @@ holds leaf.vhd leaf.manifest
 exits 0 vhd merge leaf.vhd
 holds mid.vhd leaf.manifest
 nothing_hidden
+
+# Killed at any moment, the disk shows the same and the same command finishes; if it had finished, the leaf is gone.
+chain
+bytes 8000000 | vhd write leaf.vhd 8M || fail 'write'
+vhd hash leaf.vhd > leaf.manifest
+mkdir whole
+mv ./*.vhd whole/
+ended=0
+for round in $(seq 30); do
+	rm -f ./*.vhd ./.*.changes
+	cp whole/*.vhd .
+	vhd merge leaf.vhd > /dev/null 2>&1 &
+	pid=$!
+	sleep "0.$((RANDOM % 2))$((RANDOM % 10))$((RANDOM % 10))"
+	kill -9 $pid 2> /dev/null
+	wait $pid 2> /dev/null
+	if [ -e leaf.vhd ]; then
+		[ $((round % 2)) -eq 1 ] || holds leaf.vhd leaf.manifest
+		exits 0 vhd merge leaf.vhd
+		[ ! -e leaf.vhd ] || fail 'leaf.vhd is still there'
+	else
+		ended=$((ended + 1))
+	fi
+	holds mid.vhd leaf.manifest
+	nothing_hidden
+done
+echo "of 30 killed merges $ended had ended"

@@ -46,7 +46,7 @@ exits 0 vhd rebase --json --progress=none -b base2.vhd child.vhd
 json_is copied_bytes 0
 exits 0 vhd rebase --progress=json -b base1.vhd child.vhd
 says err '"total": '$SIZE
-says_nothing out
+says out 'child.vhd: stands on base1.vhd'
 content_is child.vhd before.raw
 
 # Onto a parent of another size, and onto a grandparent or grandchild of the old one.
