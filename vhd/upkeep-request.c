@@ -111,24 +111,15 @@ static void merged_drop(struct children *others)
 			children_leave_out(others, i);
 }
 
-/*
- * The end of an earlier merge is missing, and what stood on the merged disk stands on the other already. Merging again
- * would change that, had the merged disk been written to since.
- */
-static int refuse_merged(const struct vhd_info *top, const struct vhd_info *into, const struct children *others,
-                         struct err *err)
-{
-	return err_set(err, VHD_E_HAS_CHILDREN, "%s: has been merged into %s already, which %s stands on now; all that is "
-	               "missing is the removal of the first: if it was not written to since, remove it, or let --force do "
-	               "so", top->path, into->path, others->paths[0]);
-}
-
 static bool same_uuid(const struct vhd_info *a, const struct vhd_info *b)
 {
 	return !a->raw && !b->raw && memcmp(a->uuid, b->uuid, sizeof(a->uuid)) == 0;
 }
 
 /*
+ * Where what the top one was merged into has its Unique Id, and others stand on that, the end of an earlier merge is all
+ * that is missing: vhd_merge then changes nothing that they see.
+ *
  * Below the top one the content changes under whoever stands there. On the top one it does not, so those are put on what
  * it was merged into; but for a leaf, on which nothing should stand.
  */
@@ -146,9 +137,8 @@ static int others_judge(struct merge *m, bool force, struct err *err)
 		if (r)
 			return r;
 		m->work->operations->layer_info(m->work->vhd, i, &info);
-		if (!force && (i == 0 || i > m->first || any_merged(&others)))
-			r = i == m->into && others.count && same_uuid(&top, &info) ? refuse_merged(&top, &info, &others, err)
-			                                                           : children_refuse(&others, info.path, err);
+		if (!force && (i == 0 || i > m->first || any_merged(&others)) && !(i > m->first && same_uuid(&top, &info)))
+			r = children_refuse(&others, info.path, err);
 		if (!r && i == m->first && i > 0) {
 			merged_drop(&others);
 			m->others = others;

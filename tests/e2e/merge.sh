@@ -92,16 +92,23 @@ json_is relinked 1
 holds leaf.vhd leaf.manifest
 holds other.vhd other.manifest
 
-# Cut off before the merged file was removed, with its child on the other already: the file is named as what it is.
+# Cut off before the merged file was removed, with its child on the other already: run again, it is removed, but not if it
+# was written to.
 chain
 mkdir copies
 cp mid.vhd copies/
 exits 0 vhd merge mid.vhd
-mv copies/mid.vhd .
-exits 3 vhd merge mid.vhd
-says err "mid.vhd: has been merged into $PWD/base.vhd already, which $PWD/leaf.vhd stands on now"
-exits 0 vhd merge --force mid.vhd
+cp copies/mid.vhd .
+sum=$(sha256sum base.vhd leaf.vhd)
+exits 0 vhd merge mid.vhd
 [ ! -e mid.vhd ] || fail 'mid.vhd is still there'
+cp copies/mid.vhd .
+printf other | vhd write mid.vhd 3M || fail 'write'
+exits 1 vhd merge mid.vhd
+says err 'then written to, at offset'
+[ -e mid.vhd ] || fail 'what was written to is gone'
+[ "$sum" = "$(sha256sum base.vhd leaf.vhd)" ] || fail 'what the disk stands on has changed'
+rm mid.vhd
 holds leaf.vhd leaf.manifest
 
 # Siblings would break: refused, and nothing has changed.
