@@ -117,7 +117,8 @@ void zero_range(struct image_queue *queue, struct blk_req *req, uint64_t offset,
 
 /*
  * Gets the part a slot for its unallocated block, alone or with others. 0: part->pending is set; 1: the part waits
- * for the worker and write_range or zero_range goes on later; 2: the block got allocated meanwhile; -errno.
+ * for the worker and write_range or zero_range goes on later; 2: the block got allocated meanwhile, or has left the layer
+ * for the one below: look again; -errno.
  */
 int part_take_slot(struct part *part);
 

@@ -70,6 +70,12 @@ static struct pending *pending_new(struct writer *w, uint32_t block, uint32_t sl
 	return p;
 }
 
+/* The block was in the leaf when the part chose it, and has moved down since: a leaf being merged gets no new blocks. */
+static bool is_withdrawn(const struct part *p)
+{
+	return !p->queue->target && p->stack->write_through && p->layer == p->stack->layer[0];
+}
+
 int part_take_slot(struct part *p)
 {
 	struct image *image = p->queue->image;
@@ -78,7 +84,8 @@ int part_take_slot(struct part *p)
 	int rc = 0;
 
 	pthread_mutex_lock(&image->lock);
-	if (atomic_load_explicit(&layer_tables(p->layer)->bat[p->block], memory_order_relaxed) != VHD_BAT_UNALLOCATED) {
+	if (atomic_load_explicit(&layer_tables(p->layer)->bat[p->block], memory_order_relaxed) != VHD_BAT_UNALLOCATED ||
+	    is_withdrawn(p)) {
 		rc = 2;
 	} else if ((p->pending = pending_find(w, p->block))) {
 		p->pending->writers++;
