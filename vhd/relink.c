@@ -221,7 +221,11 @@ static void plan_make(const struct layer *layer, const struct layer_change *chan
 
 static int sync_for(struct store *store, enum store_barrier why)
 {
-	return store->ops->sync(store, why);
+	int rc = store->ops->sync(store, why);
+
+	if (rc)
+		store->sync_failed = true;
+	return rc;
 }
 
 static int write_copy(struct store *store, const struct footer *footer)
@@ -414,6 +418,17 @@ static int footer_switch(struct layer *layer, const struct layer_change *change)
 	return switch_to(layer, &footer, NULL);
 }
 
+/* The copy at 0 names the staged header, or may: nothing may take its place until another change has succeeded. */
+static void keep_stage(struct layer *layer, struct relink_tail *tail, const struct plan *plan)
+{
+	uint64_t end = plan->stage_end + VHD_SECTOR;
+
+	layer_renew(layer);
+	layer->metadata_end = layer->metadata_end > end ? layer->metadata_end : end;
+	layer->data_end = layer->data_end > end ? layer->data_end : end;
+	tail->end = layer->data_end > tail->end ? layer->data_end : tail->end;
+}
+
 static int sparse_switch(struct layer *layer, struct relink_tail *tail, const struct layer_change *change)
 {
 	uint64_t start = round_up(tail->end, VHD_SECTOR), end = start;
@@ -439,6 +454,8 @@ static int sparse_switch(struct layer *layer, struct relink_tail *tail, const st
 		}
 	}
 	rc = change->header ? header_switch(layer, change, &plan) : footer_switch(layer, change);
+	if (rc && change->header)
+		keep_stage(layer, tail, &plan);
 	if (rc)
 		return rc;
 	tail->end = end;

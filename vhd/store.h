@@ -63,6 +63,7 @@ struct store {
 	bool read_only;
 	bool direct;           /* O_DIRECT */
 	bool block_device;
+	bool sync_failed;      /* of a change of footer or header (relink.c) */
 	uint32_t offset_align; /* bytes: of offsets and lengths of direct I/O; else 1 */
 	uint32_t memory_align; /* bytes: of buffers of direct I/O; else 1 */
 };

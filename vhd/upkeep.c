@@ -97,6 +97,26 @@ int upkeep_rest(struct image *image, struct writer *writer)
 	return 0;
 }
 
+static int take_from_list(void *arg)
+{
+	struct rest *rest = arg;
+
+	pthread_mutex_lock(&rest->image->lock);
+	writer_unlink(rest->image, rest->writer);
+	pthread_mutex_unlock(&rest->image->lock);
+	return 0;
+}
+
+void upkeep_give_up(struct image *image, struct writer *writer)
+{
+	struct rest rest = {image, writer};
+	struct store *store = writer->layer->layer->store;
+
+	(void)worker_call(image, take_from_list, &rest);
+	writer_free(writer);
+	store->ops->lower(store);
+}
+
 struct first {
 	struct image *image;
 	struct writer *writer;
@@ -114,8 +134,11 @@ int upkeep_raise(struct image *image, struct image_layer *l, struct err *err)
 {
 	struct store *store, *reader = l->layer->store;
 	struct writer *w;
-	int rc = reader->ops->raise(reader, l->layer->path, &store, err);
+	int rc;
 
+	if (l->writer)
+		return 0;
+	rc = reader->ops->raise(reader, l->layer->path, &store, err);
 	if (rc)
 		return rc;
 	rc = image_layer_reopen_take(image, l, store);
@@ -137,7 +160,7 @@ int upkeep_raise(struct image *image, struct image_layer *l, struct err *err)
 	return 0;
 }
 
-int upkeep_change_file(struct image *image, struct writer *w,
+static int change_file(struct image *image, struct writer *w,
                        int (*call)(struct layer *layer, struct relink_tail *tail, void *arg, struct err *err), void *arg,
                        struct err *err)
 {
@@ -155,6 +178,18 @@ int upkeep_change_file(struct image *image, struct writer *w,
 	tail = (struct relink_tail){.end = w->slots.end, .open = true};
 	rc = call(layer, &tail, arg, err);
 	w->slots.end = tail.end;
+	return rc;
+}
+
+int upkeep_change_file(struct image *image, struct writer *w,
+                       int (*call)(struct layer *layer, struct relink_tail *tail, void *arg, struct err *err), void *arg,
+                       struct err *err)
+{
+	int rc = change_file(image, w, call, arg, err);
+
+	/* As writer_sync has it: what guests wrote may be lost with it. */
+	if (w->layer->layer->store->sync_failed)
+		atomic_store(&image->broken, rc ? rc : -EIO);
 	return rc;
 }
 

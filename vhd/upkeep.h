@@ -21,16 +21,19 @@ void upkeep_end(struct image *image);
 int upkeep_exclude_users(struct image *image, struct err *err);
 
 /*
- * A layer that is open for reading can be written to: its file opened anew, under the writer's lock. VHD_E_IN_USE: others
- * have it open; -errno.
+ * A layer that is open for reading can be written to: its file opened anew, under the writer's lock. Nothing to do for
+ * one that a call before could not bring to rest. VHD_E_IN_USE: others have it open; -errno.
  */
 int upkeep_raise(struct image *image, struct image_layer *layer, struct err *err);
 
 /*
  * Nobody writes to the writer's layer any more: what was written is made durable, its file brought to rest, its lock
- * lowered. Frees the writer. -errno: then it is still there, and the image broken.
+ * lowered. Frees the writer. -errno: then it is still there.
  */
 int upkeep_rest(struct image *image, struct writer *writer);
+
+/* As upkeep_rest, of a layer that left the disk and could not be brought to rest: whatever was not written is lost. */
+void upkeep_give_up(struct image *image, struct writer *writer);
 
 struct relink_tail;
 
