@@ -7,12 +7,17 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "tests/lib/disk.h"
+#include "tests/lib/scribble.h"
+#include "tests/lib/store-fault.h"
 #include "tests/lib/temp-dir.h"
+#include "tests/lib/upkept.h"
 #include "vhd/queue.h"
 #include "vhd/upkeep.h"
 
@@ -25,13 +30,13 @@ static void must(int rc, const struct err *err)
 		fail_msg("%d: %s", rc, err->text);
 }
 
-struct disk {
+struct real {
 	char *dir;
 	char path[PATH_ROOM];
 	struct vhd *vhd;
 };
 
-static void disk_open(struct disk *d)
+static void real_open(struct real *d)
 {
 	const struct vhd_open_options options = {.flags = VHD_OPEN_WRITE};
 	struct err err = {""};
@@ -39,30 +44,30 @@ static void disk_open(struct disk *d)
 	must(vhd_open(d->path, &options, &d->vhd, &err), &err);
 }
 
-static void disk_close(struct disk *d)
+static void real_close(struct real *d)
 {
 	struct err err = {""};
 
 	must(vhd_close(d->vhd, &err), &err);
 }
 
-static void disk_new(struct disk *d, uint64_t size)
+static void real_new(struct real *d, uint64_t size)
 {
 	struct err err = {""};
 
 	d->dir = temp_dir_new("merge-again");
 	snprintf(d->path, sizeof(d->path), "%s/disk.vhd", d->dir);
 	must(vhd_create(d->path, &(struct vhd_create_options){.size_bytes = size, .block_size_bytes = 16384}, &err), &err);
-	disk_open(d);
+	real_open(d);
 }
 
-static void disk_done(struct disk *d)
+static void real_done(struct real *d)
 {
-	disk_close(d);
+	real_close(d);
 	temp_dir_free(d->dir);
 }
 
-static void freeze(struct disk *d, const char *name)
+static void freeze(struct real *d, const char *name)
 {
 	struct vhd_child *child;
 	struct err err = {""};
@@ -71,7 +76,7 @@ static void freeze(struct disk *d, const char *name)
 	must(vhd_switch_child(d->vhd, child, &err), &err);
 }
 
-static void fill(struct disk *d, uint64_t offset, uint64_t length, uint8_t value)
+static void fill(struct real *d, uint64_t offset, uint64_t length, uint8_t value)
 {
 	struct blk_queue *queue;
 	struct err err = {""};
@@ -106,10 +111,10 @@ static void a_write_gets_no_new_block_in_a_leaf_that_is_being_merged(void **stat
 	struct blk_req req = {.op = BLK_WRITE, .length = 4096, .impl_count = 1};
 	struct err err = {""};
 	struct part *part;
-	struct disk d;
+	struct real d;
 
 	(void)state;
-	disk_new(&d, SIZE);
+	real_new(&d, SIZE);
 	fill(&d, 0, 4096, 1);
 	freeze(&d, "frozen.vhd");
 	must(upkeep_begin(d.vhd->image, &err), &err);
@@ -132,13 +137,171 @@ static void a_write_gets_no_new_block_in_a_leaf_that_is_being_merged(void **stat
 	publish(d.vhd->image, false);
 	must(upkeep_rest(d.vhd->image, image_stack(d.vhd->image)->layer[1]->writer), &err);
 	upkeep_end(d.vhd->image);
-	disk_done(&d);
+	real_done(&d);
+}
+
+/* --- failures --- */
+
+struct faulty {
+	char *dir;
+	struct disk disk;
+	struct fault_plan plan;
+	struct vhd *vhd;
+	bool in_use, several;
+};
+
+/* Merging looks for names too: files for it to find and remove. */
+static void names_make(const struct faulty *f)
+{
+	for (unsigned i = 0; i < f->disk.layers; i++) {
+		char path[PATH_ROOM];
+		FILE *file;
+
+		snprintf(path, sizeof(path), "%s/layer-%u.vhd", f->dir, i);
+		file = fopen(path, "we");
+		assert_non_null(file);
+		fclose(file);
+	}
+}
+
+/* The layers whose names are there. */
+static void faulty_open(struct faulty *f)
+{
+	struct store *stores[3];
+	struct err err = {""};
+	unsigned count = 0;
+
+	for (unsigned i = 0; i < f->disk.layers; i++) {
+		char path[PATH_ROOM];
+
+		snprintf(path, sizeof(path), "%s/layer-%u.vhd", f->dir, i);
+		if (access(path, F_OK))
+			continue;
+		stores[count] = store_memory_open(f->disk.files[i], count ? 0 : STORE_WRITE);
+		stores[count] = store_fault_open_take(stores[count], &f->plan);
+		count++;
+	}
+	must(upkept_open_take(stores, count, f->dir, &f->vhd, &err), &err);
+}
+
+static void faulty_new(struct faulty *f)
+{
+	const struct disk_spec spec = {
+		.type = DISK_DIFFERENCING, .size = 128 << 10, .block_size = 8192, .layers = f->several ? 3 : 2, .blocks = 6,
+		.partial = true, .seed = 9,
+	};
+
+	f->dir = temp_dir_new("merge-fault");
+	disk_make(&spec, &f->disk);
+	names_make(f);
+	fault_plan_init(&f->plan);
+	faulty_open(f);
+}
+
+static void faulty_done(struct faulty *f)
+{
+	fault_plan_done(&f->plan);
+	disk_done(&f->disk);
+	temp_dir_free(f->dir);
+}
+
+static int faulty_merge(struct faulty *f, struct err *err)
+{
+	struct vhd_merge_options options = {.idle = !f->in_use, .into = vhd_layer_count(f->vhd) - 1};
+
+	return vhd_merge(f->vhd, &options, NULL, err);
+}
+
+static bool faulty_is_broken(const struct faulty *f)
+{
+	return atomic_load(&f->vhd->image->broken);
+}
+
+static void faulty_scribble(struct faulty *f, uint64_t seed)
+{
+	struct scribble options = {.seed = seed, .requests = 60, .threads = 1, .depth = 4, .max_length = 16384};
+	struct err err = {""};
+
+	must(scribble_run(vhd_blk(f->vhd), f->disk.content, &options, &err), &err);
+}
+
+/* What whoever opens the disk next finds. */
+static void faulty_check_closed(struct faulty *f)
+{
+	struct err err = {""};
+
+	faulty_open(f);
+	must(scribble_compare(vhd_blk(f->vhd), f->disk.content, &err), &err);
+	must(vhd_close(f->vhd, &err), &err);
+}
+
+/* Operation number `n` of the merge fails, alone or with all that follow. False: there is no such. */
+static bool fails_at(struct faulty *f, enum fault_op op, unsigned n, bool once)
+{
+	struct err err = {""};
+	bool failed;
+	int rc;
+
+	faulty_new(f);
+	faulty_scribble(f, 1);
+	assert_int_equal(worker_flush(f->vhd->image), 0);
+	fault_plan_arm(&f->plan, op, fault_plan_seen(&f->plan, op) + n, once ? 1 : UINT_MAX,
+	               op == FAULT_ALLOCATE || op == FAULT_WRITE ? -ENOSPC : -EIO, false);
+	rc = faulty_merge(f, &err);
+	failed = fault_plan_disarm(&f->plan) > 0;
+	must(scribble_compare(vhd_blk(f->vhd), f->disk.content, &err), &err);
+	if (!faulty_is_broken(f)) {
+		faulty_scribble(f, 2);
+		/* A failure that left the chain as it was can be followed by another try. */
+		if (rc && f->vhd->image->merge_unfinished)
+			assert_int_equal(vhd_layer_count(f->vhd) > 1 ? faulty_merge(f, &err) : -ESTALE, -ESTALE);
+		else if (rc)
+			must(faulty_merge(f, &err), &err);
+		faulty_scribble(f, 3);
+		must(scribble_compare(vhd_blk(f->vhd), f->disk.content, &err), &err);
+		must(vhd_close(f->vhd, &err), &err);
+	} else {
+		assert_int_not_equal(rc, 0);
+		(void)vhd_close(f->vhd, NULL);
+	}
+	faulty_check_closed(f);
+	faulty_done(f);
+	return failed;
+}
+
+static void fails_everywhere(struct faulty *f)
+{
+	for (enum fault_op op = 0; op < FAULT_OPS; op++)
+		for (unsigned once = 0; once < 2; once++)
+			for (unsigned n = 0; fails_at(f, op, n, once); n++)
+				;
+}
+
+static void a_merge_of_the_leaf_in_use_fails_at_any_operation(void **state)
+{
+	(void)state;
+	fails_everywhere(&(struct faulty){.in_use = true});
+}
+
+static void a_merge_of_the_idle_leaf_fails_at_any_operation(void **state)
+{
+	(void)state;
+	fails_everywhere(&(struct faulty){.in_use = false});
+}
+
+static void a_merge_of_several_layers_fails_at_any_operation(void **state)
+{
+	(void)state;
+	fails_everywhere(&(struct faulty){.in_use = true, .several = true});
 }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_write_gets_no_new_block_in_a_leaf_that_is_being_merged),
+		cmocka_unit_test(a_merge_of_the_leaf_in_use_fails_at_any_operation),
+		cmocka_unit_test(a_merge_of_the_idle_leaf_fails_at_any_operation),
+		cmocka_unit_test(a_merge_of_several_layers_fails_at_any_operation),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

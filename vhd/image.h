@@ -191,6 +191,7 @@ struct image {
 	struct worker_call *calls;
 
 	bool upkeep; /* one call at a time (vhd.h, "Upkeep") */
+	bool merge_unfinished; /* layers have left the stack that are part of the chain on disk still: no more merges */
 	bool exclusive; /* only upkeep_thread may make queues and maps */
 	pthread_t upkeep_thread;
 	uint64_t switch_ns; /* how long the last switch to a child held the lock; for benchmarks */

@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "vhd/job.h"
+#include "vhd/move-block.h"
 
 #define READY_SLOTS 2u /* wanted in the parent before a block is claimed, so that its writers do not wait for space */
 
@@ -44,41 +45,58 @@ static int want_slots(struct merge *m)
 	return rc == -ENOSPC || rc == -EDQUOT || rc == -EFBIG ? 0 : rc;
 }
 
-/* The leaf gives the block up: from now on it is the parent's. */
+/* The leaf gives the block up: from now on it is the parent's. 0; 1: not while the disk is mapped (blk_map); -ENOMEM. */
 static int drop(struct merge *m, struct image_layer *leaf, uint32_t block)
 {
 	int rc;
 
 	pthread_mutex_lock(&m->image->lock);
-	rc = writer_drop_block(m->image, leaf->writer, block);
+	rc = m->image->maps > 0 ? 1 : writer_drop_block(m->image, leaf->writer, block);
 	pthread_mutex_unlock(&m->image->lock);
-	return rc;
+	return rc < 0 ? err_set(m->err, rc, "no memory to move a block") : rc;
 }
 
-static int move_down(struct merge *m, struct image_layer *leaf, uint32_t block)
+/* Not cancelled nor slowed down in the middle: whoever wants to write here waits. As drop. */
+static int move_claimed(struct merge *m, struct image_layer *leaf, uint32_t block, uint64_t length)
+{
+	int rc = copier_copy(m->copier, m->stack, 0, 1, (uint64_t)block << leaf->layer->block_shift, length, m->err);
+
+	if (rc == 0)
+		rc = copier_wait(m->copier, m->err);
+	return rc ? rc : drop(m, leaf, block);
+}
+
+static int cancelled(struct merge *m, const struct image_layer *leaf)
+{
+	return err_set(m->err, -ECANCELED, "%s: cancelled; what has been merged stays merged", leaf->layer->path);
+}
+
+/* `slot`: where the block is. Once given back, by a guest, it does not come anew. */
+static int move_down(struct merge *m, struct image_layer *leaf, uint32_t block, uint32_t slot)
 {
 	uint64_t offset = (uint64_t)block << leaf->layer->block_shift;
 	uint64_t size = atomic_load(&leaf->size), length = leaf->layer->block_size;
+	struct claim claim = {.block = block, .slot = slot};
+	unsigned limit_ms = CLAIM_LIMIT_FIRST_MS;
 	int rc = want_slots(m);
 
 	if (rc)
 		return err_set(m->err, rc, "%s: making room in it failed: %s", m->target->layer->path, strerror(-rc));
 	if (length > size - offset)
 		length = size - offset;
-	block_claim(m->image, leaf, block);
-	/* Not cancelled nor slowed down in the middle: whoever wants to write here waits. */
-	rc = copier_copy(m->copier, m->stack, 0, 1, offset, length, m->err);
-	if (rc == 0)
-		rc = copier_wait(m->copier, m->err);
-	if (rc == 0) {
-		rc = drop(m, leaf, block);
-		if (rc)
-			err_set(m->err, rc, "no memory to move a block");
+	for (;;) {
+		rc = 1;
+		if (claims_take(m->image, leaf, &claim, 1, limit_ms)) {
+			rc = claim.held ? move_claimed(m, leaf, block, length) : 0;
+			claim_drop(m->image, leaf, &claim);
+		}
+		if (rc != 1)
+			break;
+		if (claim_wait(m->image, m->options->job))
+			return cancelled(m, leaf);
+		limit_ms = claim_limit_next(limit_ms);
 	}
-	block_unclaim(m->image, leaf, block);
-	if (rc == 0 && job_step(m->options->job, length))
-		rc = err_set(m->err, -ECANCELED, "%s: cancelled; what has been merged stays merged", leaf->layer->path);
-	return rc;
+	return rc == 0 && job_step(m->options->job, length) ? cancelled(m, leaf) : rc;
 }
 
 static struct stack *stack_like(const struct stack *stack, bool write_through)
@@ -96,16 +114,23 @@ int merge_drain_leaf(struct merge *m)
 {
 	struct image_layer *leaf = m->stack->layer[0];
 	const struct tables *t = layer_tables(leaf);
-	int rc = merge_publish_take(m, stack_like(m->stack, true), true), end;
+	int rc = merge_publish_take(m, stack_like(m->stack, true), true);
 
-	for (uint32_t block = 0; rc == 0 && block < t->count; block++)
-		if (atomic_load(&t->bat[block]) != VHD_BAT_UNALLOCATED)
-			rc = move_down(m, leaf, block);
+	for (uint32_t block = 0; rc == 0 && block < t->count; block++) {
+		uint32_t slot = atomic_load(&t->bat[block]);
+
+		if (slot != VHD_BAT_UNALLOCATED)
+			rc = move_down(m, leaf, block, slot);
+	}
+	return rc;
+}
+
+int merge_stop_drain(struct merge *m)
+{
+	int rc = merge_publish_take(m, stack_like(m->stack, false), true);
+
+	/* What parents hold may be remembered once no write to them is on its way; without memory for it, it need not be. */
 	if (rc == 0)
-		return 0;
-	/* New blocks go to the leaf again; what parents hold may be remembered once no write to them is on its way. */
-	end = merge_publish_take(m, stack_like(m->stack, false), true);
-	if (end == 0)
-		end = merge_publish_take(m, stack_like(m->stack, false), false);
-	return end && rc == -ECANCELED ? end : rc;
+		(void)merge_publish_take(m, stack_like(m->stack, false), false);
+	return rc;
 }

@@ -96,12 +96,14 @@ static uint64_t merged_bytes(const struct merge *m)
 {
 	uint64_t bytes = 0;
 
+	pthread_mutex_lock(&m->image->lock);
 	for (unsigned i = m->first; i < m->into; i++) {
 		const struct layer *layer = m->stack->layer[i]->layer;
 		const struct writer *w = m->stack->layer[i]->writer;
 
 		bytes += (uint64_t)(w ? w->allocated : layer->allocated) * layer->block_size;
 	}
+	pthread_mutex_unlock(&m->image->lock);
 	return bytes;
 }
 
@@ -133,11 +135,13 @@ static int rest(struct merge *m, struct image_layer *const *gone)
 	return rc;
 }
 
-/* The leaf that was merged by copying is written to no more. */
+/* The old leaf is written to no more. It is no part of the disk: a failure does not keep its writer alive. */
 static int rest_old_leaf(struct merge *m, struct image_layer *leaf)
 {
 	int rc = leaf->writer ? upkeep_rest(m->image, leaf->writer) : 0;
 
+	if (rc)
+		upkeep_give_up(m->image, leaf->writer);
 	return rc ? err_set(m->err, rc, "%s: writing to it failed: %s", leaf->layer->path, strerror(-rc)) : 0;
 }
 
@@ -159,6 +163,18 @@ static int end(struct merge *m)
 		rc = merge_tie_upper(m);
 	if (rc == 0)
 		rc = merge_change_names(m, gone);
+	/* The old leaf's file is still there, whole, and would hide what is written from now on. */
+	if (rc && m->first == 0 && !m->leaf_in_use)
+		atomic_store(&m->image->broken, rc);
+	/*
+	 * Whoever opens the disk finds the merged layers in the chain, where they would hide what another merge brings down
+	 * past them; or finds a leaf gone that another merge removes.
+	 */
+	if (rc) {
+		pthread_mutex_lock(&m->image->lock);
+		m->image->merge_unfinished = true;
+		pthread_mutex_unlock(&m->image->lock);
+	}
 	merge_retire(m, gone);
 	return rc;
 }
@@ -172,6 +188,25 @@ static int grow_target(struct merge *m)
 		rc = resize_layer_grow(m->image, m->target, size, m->err);
 	m->stack = image_stack(m->image);
 	return rc;
+}
+
+/* After a failure: unless the target has become the leaf, it is written to no more. */
+static void leave_target(struct merge *m)
+{
+	struct err *err = m->err;
+	int rc = 0;
+
+	if (!m->target->writer || m->stack->layer[0] == m->target)
+		return;
+	m->err = NULL; /* it says why */
+	/* Of a leaf that was copied too: the parent holds blocks now that it is remembered not to hold. */
+	if (m->first == 0)
+		rc = merge_stop_drain(m);
+	m->err = err;
+	if (rc && !m->leaf_in_use)
+		atomic_store(&m->image->broken, rc);
+	if (rc == 0)
+		(void)upkeep_rest(m->image, m->target->writer);
 }
 
 static int merge_range(struct merge *m)
@@ -209,8 +244,8 @@ static int merge_range(struct merge *m)
 		rc = flush(m);
 	if (rc == 0)
 		rc = end(m);
-	else if (m->target->writer)
-		(void)upkeep_rest(m->image, m->target->writer);
+	if (rc)
+		leave_target(m);
 	merge_records_done(m);
 	return rc;
 }
@@ -256,7 +291,11 @@ int vhd_merge(struct vhd *vhd, const struct vhd_merge_options *options, struct v
 	if (rc)
 		return rc;
 	m.stack = image_stack(m.image);
-	rc = merge(&m);
+	if (m.image->merge_unfinished)
+		rc = err_set(err, -ESTALE, "%s: the end of a merge failed: close the disk and open it again before the next",
+		             path_of(&m, 0));
+	else
+		rc = merge(&m);
 	upkeep_end(m.image);
 	if (ret)
 		*ret = m.result;

@@ -65,4 +65,10 @@ int merge_remove_leftover(struct merge *merge);
 /* The leaf, which is in use, moves down into layer 1, block by block; at the end it holds nothing. */
 int merge_drain_leaf(struct merge *merge);
 
+/*
+ * After a failure: new blocks go to the leaf again, none to its parent, and what parents hold is looked up anew. -ENOMEM:
+ * it stays as it is.
+ */
+int merge_stop_drain(struct merge *merge);
+
 #endif
