@@ -69,7 +69,7 @@ static void ok(int rc, const struct err *err)
 
 static void disk_open(const char *path, bool write, struct vhd **vhd, struct blk_queue **queue)
 {
-	struct vhd_open_options options = {.flags = write ? VHD_OPEN_WRITE : 0};
+	struct vhd_open_options options = {.flags = write ? VHD_OPEN_WRITE | VHD_OPEN_DESPITE_CHILDREN : 0};
 	struct err err = {.text = ""};
 
 	ok(vhd_open(path, &options, vhd, &err), &err);
@@ -398,7 +398,7 @@ static void what_an_unfinished_merge_took_from_the_leaf_is_listed(void **state)
 {
 	struct rng rng = rng_fork(27, 2);
 	struct vhd_changed_result result;
-	struct vhd_open_options write = {.flags = VHD_OPEN_WRITE};
+	struct vhd_open_options write = {.flags = VHD_OPEN_WRITE | VHD_OPEN_DESPITE_CHILDREN};
 	struct checkpoint c;
 	struct history h;
 	struct list before, after;

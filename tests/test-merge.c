@@ -140,6 +140,58 @@ static void a_write_gets_no_new_block_in_a_leaf_that_is_being_merged(void **stat
 	real_done(&d);
 }
 
+/* --- names --- */
+
+static void real_chain(struct real *d)
+{
+	real_new(d, SIZE);
+	fill(d, 0, 65536, 1);
+	freeze(d, "frozen-0.vhd");
+	fill(d, 0, 8192, 2);
+	freeze(d, "frozen-1.vhd");
+	fill(d, 0, 4096, 3);
+}
+
+/* `keep`, and what is removed first removed by hand: as if cut off there. */
+static void an_idle_leaf_opens_as_long_as_it_is_there(void **state)
+{
+	struct vhd_merge_options options = {.idle = true, .keep = true, .into = 2};
+	char between[PATH_ROOM + 32];
+	struct err err = {""};
+	struct real d;
+
+	(void)state;
+	real_chain(&d);
+	must(vhd_merge(d.vhd, &options, NULL, &err), &err);
+	real_close(&d);
+	snprintf(between, sizeof(between), "%s/frozen-1.vhd", d.dir);
+	assert_int_equal(unlink(between), 0);
+	real_open(&d);
+	assert_int_equal(vhd_layer_count(d.vhd), 2);
+	real_done(&d);
+}
+
+static void a_name_that_is_another_file_s_by_now_is_left_alone(void **state)
+{
+	struct vhd_merge_options options = {.rename = true};
+	char aside[PATH_ROOM + 32];
+	struct err err = {""};
+	struct real d;
+	FILE *other;
+
+	(void)state;
+	real_chain(&d);
+	snprintf(aside, sizeof(aside), "%s/aside.vhd", d.dir);
+	assert_int_equal(rename(d.path, aside), 0);
+	other = fopen(d.path, "we");
+	assert_non_null(other);
+	assert_int_equal(fclose(other), 0);
+	assert_int_equal(vhd_merge(d.vhd, &options, NULL, &err), -ESTALE);
+	assert_int_equal(vhd_layer_count(d.vhd), 3);
+	assert_int_equal(access(d.path, F_OK), 0);
+	real_done(&d);
+}
+
 /* --- failures --- */
 
 struct faulty {
@@ -299,6 +351,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_write_gets_no_new_block_in_a_leaf_that_is_being_merged),
+		cmocka_unit_test(an_idle_leaf_opens_as_long_as_it_is_there),
+		cmocka_unit_test(a_name_that_is_another_file_s_by_now_is_left_alone),
 		cmocka_unit_test(a_merge_of_the_leaf_in_use_fails_at_any_operation),
 		cmocka_unit_test(a_merge_of_the_idle_leaf_fails_at_any_operation),
 		cmocka_unit_test(a_merge_of_several_layers_fails_at_any_operation),

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "vhd/checkpoint.h"
 #include "vhd/directory.h"
@@ -151,10 +152,25 @@ static int folder_of_sync(const char *path, struct err *err)
 	return rc;
 }
 
+int merge_check_name(const struct layer *layer, struct err *err)
+{
+	struct stat opened, named;
+
+	if (fstat(layer->store->file.fd, &opened) < 0 || stat(layer->path, &named) < 0)
+		return 0; /* no name, nothing to lose */
+	if (opened.st_dev == named.st_dev && opened.st_ino == named.st_ino)
+		return 0;
+	return err_set(err, -ESTALE, "%s: is not the open file any more: it was moved or replaced; open the disk anew, and merge "
+	               "it then", layer->path);
+}
+
 static int file_remove(const struct layer *layer, struct err *err)
 {
-	int rc = directory_unlink(layer->path);
+	int rc = merge_check_name(layer, err);
 
+	if (rc)
+		return rc;
+	rc = directory_unlink(layer->path);
 	if (rc && rc != -ENOENT)
 		return err_set(err, rc, "%s: it is merged but cannot be removed: %s", layer->path, strerror(-rc));
 	return folder_of_sync(layer->path, err);
@@ -172,8 +188,14 @@ int merge_change_names(struct merge *m, struct image_layer *const *gone)
 		if (i > 0 || !m->options->rename)
 			rc = file_remove(gone[i]->layer, m->err);
 	if (rc == 0 && m->options->rename) {
-		char *path = strdup(name);
+		char *path;
 
+		rc = merge_check_name(gone[0]->layer, m->err);
+		if (rc == 0)
+			rc = merge_check_name(m->target->layer, m->err);
+		if (rc)
+			return rc;
+		path = strdup(name);
 		rc = path ? directory_rename(m->target->layer->path, path, true) : -ENOMEM;
 		if (rc) {
 			free(path);

@@ -97,6 +97,12 @@ static int check_layers(struct merge *m)
 			return err_set(m->err, -EINVAL, "%s: a disk of %" PRIu64 " bytes, and %s one of %" PRIu64 ": give them the same "
 			               "size before merging (vhd resize)", path_of(m, i + 1), below, path_of(m, i), size);
 	}
+	for (unsigned i = m->first; i <= m->into && !o->keep; i++) {
+		int rc = merge_check_name(stack->layer[i]->layer, m->err);
+
+		if (rc)
+			return rc;
+	}
 	/* Each of them will be another disk, or none; but over the target the top one, if it stays, reads as before. */
 	for (unsigned i = o->keep ? m->first + 1 : m->first; i <= m->into && !o->force; i++) {
 		int rc = upkeep_refuse_children(m->image, stack->layer[i]->layer, m->err);
@@ -290,10 +296,10 @@ static int merge(struct merge *m)
 		rc = check_layers(m);
 	if (rc == 0 && o->idle)
 		rc = upkeep_exclude_users(m->image, m->err);
-	if (rc || o->layer > 0 || o->idle)
+	if (rc || o->layer > 0)
 		return rc ? rc : merge_range(m);
 
-	/* What lies between a leaf in use and the target is merged by copying first. */
+	/* What lies between the leaf and the target is merged by copying first: so the leaf opens as long as it is there. */
 	if (m->into > 1) {
 		below.rename = false;
 		m->options = &below;
@@ -303,7 +309,7 @@ static int merge(struct merge *m)
 		m->first = 0;
 		m->into = 1;
 	}
-	m->leaf_in_use = true;
+	m->leaf_in_use = !o->idle;
 	return rc ? rc : merge_range(m);
 }
 

@@ -44,6 +44,9 @@ int merge_leave(struct merge *merge, struct image_layer ***ret_gone);
 /* The layer above the merged ones is tied to the target. After merge_leave. */
 int merge_tie_upper(struct merge *merge);
 
+/* -ESTALE: the layer's name is another file's by now, which must not be removed or replaced. */
+int merge_check_name(const struct layer *layer, struct err *err);
+
 /* The files of `gone` go, or the first of them is replaced by the target. */
 int merge_change_names(struct merge *merge, struct image_layer *const *gone);
 

@@ -146,7 +146,13 @@ struct blk *vhd_blk(struct vhd *vhd)
 
 unsigned vhd_layer_count(const struct vhd *vhd)
 {
-	return image_stack(vhd->image)->count;
+	unsigned count;
+
+	/* The stack may be on its way out, with a merge at work. */
+	pthread_mutex_lock(&vhd->image->lock);
+	count = image_stack(vhd->image)->count;
+	pthread_mutex_unlock(&vhd->image->lock);
+	return count;
 }
 
 void vhd_layer_info(const struct vhd *vhd, unsigned layer, struct vhd_info *ret)
