@@ -123,6 +123,38 @@ static int entry_judge(struct blocks *blocks, uint32_t block)
 	return r ? r : block_lose(blocks, block, kept, false, "cut off with the end of the file");
 }
 
+static bool is_hopeless(const struct blocks *blocks)
+{
+	return blocks->wrong >= blocks->used - blocks->used / 4;
+}
+
+/* Garbage may have hundreds of millions of entries: it is refused before a sentence is kept for each of its blocks. */
+static bool is_garbage(struct blocks *blocks)
+{
+	bool garbage;
+
+	for (uint32_t block = 0; block < blocks->count; block++) {
+		struct byte_range range = {(uint64_t)blocks->entries[block] * VHD_SECTOR, blocks->block_bytes};
+
+		if (blocks->entries[block] == VHD_BAT_UNALLOCATED)
+			continue;
+		blocks->used++;
+		blocks->wrong += range.offset + blocks->layer->bitmap_bytes >= blocks->repair->end || on_metadata(blocks, range);
+	}
+	garbage = blocks->wrong > WRONG_UNASKED && is_hopeless(blocks);
+	if (!garbage)
+		blocks->used = blocks->wrong = 0;
+	return garbage;
+}
+
+static int table_refuse(struct blocks *blocks)
+{
+	return repair_refuse(blocks->repair, "bat-beyond-end", blocks->layer->header.table_offset, "%" PRIu32 " of %" PRIu32
+	                     " BAT entries cannot be right: what lies at offset %" PRIu64 " is not the BAT, or hardly anything "
+	                     "is left of it%s", blocks->wrong, blocks->used, blocks->layer->header.table_offset,
+	                     is_hopeless(blocks) ? "" : "; with --force what is right in it is kept");
+}
+
 static int sum_tell(struct blocks *blocks)
 {
 	uint32_t untold = blocks->untold;
@@ -241,7 +273,6 @@ static int blocks_repair(struct blocks *blocks)
 {
 	struct repair *repair = blocks->repair;
 	const struct header *header = &blocks->layer->header;
-	bool hopeless;
 	int r;
 
 	if (blocks->count > header->max_table_entries ||
@@ -251,6 +282,8 @@ static int blocks_repair(struct blocks *blocks)
 	if (r || repair->refused)
 		return r;
 	metadata_collect(blocks);
+	if (is_garbage(blocks))
+		return table_refuse(blocks);
 	for (uint32_t block = 0; block < blocks->count && r == 0; block++)
 		if (blocks->entries[block] != VHD_BAT_UNALLOCATED) {
 			blocks->used++;
@@ -262,13 +295,9 @@ static int blocks_repair(struct blocks *blocks)
 		r = overlaps_part(blocks);
 	if (r == 0)
 		r = sum_tell(blocks);
-	hopeless = blocks->wrong >= blocks->used - blocks->used / 4;
 	if (r == 0 && blocks->wrong > WRONG_UNASKED && blocks->wrong > blocks->used / 2 &&
-	    (hopeless || !repair->options->force))
-		return repair_refuse(repair, "bat-beyond-end", header->table_offset, "%" PRIu32 " of %" PRIu32 " BAT entries cannot "
-		                     "be right: what lies at offset %" PRIu64 " is not the BAT, or hardly anything is left of it%s",
-		                     blocks->wrong, blocks->used, header->table_offset,
-		                     hopeless ? "" : "; with --force what is right in it is kept");
+	    (is_hopeless(blocks) || !repair->options->force))
+		return table_refuse(blocks);
 	if (r == 0 && repair->bat_changed)
 		r = entries_write(blocks);
 	/* Zeros at the end, so that nothing a guest wrote there passes for a footer. */

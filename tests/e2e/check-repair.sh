@@ -87,6 +87,16 @@ put twice.vhd $((table + 20)) < entry
 exits 1 vhd check --repair twice.vhd --side-file saved
 says err 'exists already'
 
+# Garbage for a BAT of millions of entries is refused in little memory. (No program of a sanitizer runs in that.)
+exits 0 vhd create -s 16G --block-size 4K garbage.vhd
+bytes 16M | dd of=garbage.vhd bs=1M oflag=seek_bytes seek=4096 conv=notrunc iflag=fullblock status=none
+if (ulimit -v 250000 && vhd --version) > /dev/null 2>&1; then
+	(ulimit -v 250000 && exits 3 vhd check --repair garbage.vhd) || exit 1
+else
+	exits 3 vhd check --repair garbage.vhd
+fi
+says out 'BAT entries cannot be right'
+
 # No trace of a fixed disk's footer: only on the user's word.
 head -c 1048576 data > raw
 exits 1 vhd check --repair raw
