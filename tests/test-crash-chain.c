@@ -307,6 +307,7 @@ static void without_the_sync_after_the_switch_a_flush_of_the_child_is_lost(void 
 static void without_a_barrier_of_a_merge_something_is_lost(void **state)
 {
 	(void)state;
+	crash_scenario_without(scenarios, MERGE_MIDDLE, STORE_BARRIER_HEADER);
 	crash_scenario_without(scenarios, MERGE_MIDDLE, STORE_BARRIER_SWITCH);
 	crash_scenario_without(scenarios, MERGE_MIDDLE, STORE_BARRIER_METADATA);
 	crash_scenario_without(scenarios, MERGE_LEAF, CRASH_NAMES_SYNC_LAST);
