@@ -290,6 +290,30 @@ static void a_crash_while_a_disk_gets_another_parent_or_none(void **state)
 	crash_scenario_run(scenarios, REBASE_ALONE);
 }
 
+static void without_a_barrier_of_a_resize_something_is_lost(void **state)
+{
+	(void)state;
+	crash_scenario_without(scenarios, GROW_FIXED, STORE_BARRIER_MARK);
+	crash_scenario_without(scenarios, GROW_FIXED, STORE_BARRIER_EXTEND);
+	crash_scenario_without(scenarios, SHRINK_DYNAMIC, STORE_BARRIER_SIZE);
+}
+
+static void without_a_barrier_of_compacting_something_is_lost(void **state)
+{
+	(void)state;
+	crash_scenario_without(scenarios, COMPACT_DISK, STORE_BARRIER_DATA);
+	crash_scenario_without(scenarios, COMPACT_DISK, STORE_BARRIER_METADATA);
+}
+
+static void without_a_barrier_of_a_rebase_something_is_lost(void **state)
+{
+	(void)state;
+	crash_scenario_without(scenarios, REBASE, STORE_BARRIER_DATA);
+	crash_scenario_without(scenarios, REBASE, STORE_BARRIER_HEADER);
+	crash_scenario_without(scenarios, REBASE, STORE_BARRIER_SWITCH);
+	crash_scenario_without(scenarios, REBASE, STORE_BARRIER_FOOTER);
+}
+
 static void the_state_that_was_kept(void **state)
 {
 	(void)state;
@@ -303,6 +327,9 @@ int main(void)
 		cmocka_unit_test(a_crash_while_a_disk_shrinks),
 		cmocka_unit_test(a_crash_while_space_is_given_back_under_a_writing_guest),
 		cmocka_unit_test(a_crash_while_a_disk_gets_another_parent_or_none),
+		cmocka_unit_test(without_a_barrier_of_a_resize_something_is_lost),
+		cmocka_unit_test(without_a_barrier_of_compacting_something_is_lost),
+		cmocka_unit_test(without_a_barrier_of_a_rebase_something_is_lost),
 	};
 	const struct CMUnitTest again[] = {
 		cmocka_unit_test(the_state_that_was_kept),

@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# SIGKILL at random moments, over 200 times: the locks are gone with the process, the image opens for writing at once
+# SIGKILL at random moments, over 250 times: the locks are gone with the process, the image opens for writing at once
 # and is sound, nothing that was flushed is lost, a sector is what it was or what was written, and a destination is
 # complete or not there. KILL_SEED: other moments. CHECK_LONG=1: ten times as often.
 [ ! -w /dev/shm ] || export TMPDIR=${TMPDIR-/dev/shm} # what a process wrote outlives it there too
@@ -108,6 +108,58 @@ for _ in $(seq $((30 * times))); do
 	rm -f .five.vhd.*
 done
 
+# Upkeep: killed, the disk reads the same; run again to its end, it does too.
+bytes 4M > upper.raw
+truncate -s 2M hole.raw
+mkdir kept
+exits 0 vhd create -s 8M kept/base.vhd
+exits 0 vhd write kept/base.vhd 0 < new.raw
+exits 0 vhd create -b kept/base.vhd kept/middle.vhd
+exits 0 vhd write kept/middle.vhd 1M < upper.raw
+exits 0 vhd create -b kept/middle.vhd kept/leaf.vhd
+exits 0 vhd write kept/leaf.vhd 3M < upper.raw
+exits 0 vhd write kept/leaf.vhd 1M < hole.raw
+exits 0 vhd create -s 8M kept/other.vhd
+exits 0 vhd write kept/other.vhd 2M < upper.raw
+exits 0 vhd convert -O raw kept/leaf.vhd kept.raw
+
+reads_as_kept() {
+	local disk=work/leaf.vhd
+	[ -e $disk ] || disk=work/middle.vhd # that the leaf was merged into
+	exits 0 vhd compare -F raw $disk kept.raw
+	sound $disk
+}
+
+# upkeep LEFT COMMAND...: as long as LEFT is true, the command that was killed can be run again, and is.
+upkeep() {
+	local left=$1
+	shift
+	rm -rf work
+	cp -r kept work
+	takes "$@"
+	for _ in $(seq $((10 * times))); do
+		rm -rf work
+		cp -r kept work
+		within $usual "$@"
+		reads_as_kept
+		if [ $code -ne 0 ] && $left; then
+			exits 0 "$@"
+			reads_as_kept
+		fi
+	done
+}
+
+leaf_is_there() { [ -e work/leaf.vhd ]; }
+middle_is_there() { [ -e work/middle.vhd ]; }
+not_frozen() { [ ! -e work/frozen.vhd ] || [ work/frozen.vhd -ef work/leaf.vhd ]; }
+
+upkeep leaf_is_there vhd merge work/leaf.vhd
+upkeep middle_is_there vhd merge work/middle.vhd
+upkeep not_frozen vhd snapshot --name=frozen.vhd work/leaf.vhd
+upkeep true vhd rebase -b work/other.vhd work/leaf.vhd
+upkeep true vhd compact work/leaf.vhd
+upkeep true vhd resize work/leaf.vhd 12M
+
 [ $killed -ge $((rounds / 10)) ] || fail "of $rounds only $killed were killed in time"
-[ $rounds -ge 200 ] || fail "only $rounds rounds"
+[ $rounds -ge 250 ] || fail "only $rounds rounds"
 echo "$rounds rounds" >&2

@@ -723,7 +723,7 @@ void crash_scenario_without(const struct crash_scenario *scenarios, unsigned ind
 	uint64_t seed = environment_number("CRASH_SEED", 1);
 	struct err err = {""};
 
-	if (!is_wanted(&scenarios[index]))
+	if (!is_wanted(&scenarios[index]) || getenv("CRASH_DROP"))
 		return;
 	for (unsigned run = 0; run < RUNS_WITHOUT; run++)
 		if (scenario_once(scenarios, index, seed + run, scenarios[index].states, dropped, false, &err))
