@@ -21,6 +21,9 @@
 
 #include "vhd/vhd.h"
 
+/* How often to look whether a lock is gone that no process is seen to hold, every 25 ms: 3 s. */
+#define LOOKS 120
+
 #define USE_READ 100
 #define USE_WRITE 101
 #define USE_RESIZE 103
@@ -209,6 +212,7 @@ static int refused(int fd, const char *path, bool write, int r, struct err *err)
 int lock_raise(int fd, int reader, const char *path, struct err *err)
 {
 	const struct timespec pause = {.tv_nsec = 25000000};
+	char holder[128];
 	unsigned taken = 0;
 	int r = 0;
 
@@ -221,7 +225,8 @@ int lock_raise(int fd, int reader, const char *path, struct err *err)
 		byte_drop(reader, DENY_WRITE);
 		byte_drop(reader, DENY_RESIZE);
 		r = others_exclude(fd, WRITER_LOCKS);
-		for (int i = 0; i < 20 && r; i++) { /* as in lock_take */
+		/* As in lock_take. */
+		for (int i = 0; i < LOOKS && r && (i == 0 || !holder_name(fd, true, holder, sizeof(holder))); i++) {
 			nanosleep(&pause, NULL);
 			r = others_exclude(fd, WRITER_LOCKS);
 		}
@@ -256,11 +261,11 @@ int lock_take(int fd, const char *path, bool write, struct err *err)
 
 	/*
 	 * The kernel takes a killed program's ring apart some time after the program is gone, and only then lets go of
-	 * its files and locks (seen: 60 ms). And who is refused holds some locks for a moment. So it is tried twice,
-	 * and for a little while nobody is seen to hold what excludes us. A lock is never taken from anybody: a holder
-	 * whom /proc does not show (in another container) costs us that time and no more.
+	 * its files and locks (seen: 60 ms, and more than 500 on a busy machine). And who is refused holds some locks for
+	 * a moment. So it is tried twice, and for a while if nobody is seen to hold what excludes us. A lock is never taken
+	 * from anybody: a holder whom /proc does not show (in another container) costs us that time and no more.
 	 */
-	for (int i = 0; i < 20 && r == -EAGAIN && (i == 0 || !holder_name(fd, write, holder, sizeof(holder))); i++) {
+	for (int i = 0; i < LOOKS && r == -EAGAIN && (i == 0 || !holder_name(fd, write, holder, sizeof(holder))); i++) {
 		nanosleep(&pause, NULL);
 		r = lock_try(fd, write);
 	}
