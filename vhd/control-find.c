@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "common/local-socket.h"
@@ -53,6 +54,26 @@ static bool answer_take(struct control_line *line, struct search *search, struct
 	return files_hold(files, search->file, &owner->layer, &owner->layer_count);
 }
 
+static bool process_has_open(pid_t pid, struct upkeep_file file)
+{
+	struct dirent *entry;
+	bool found = false;
+	char path[64];
+	DIR *dir;
+
+	snprintf(path, sizeof(path), "/proc/%ld/fd", (long)pid);
+	dir = opendir(path);
+	while (dir && !found && (entry = readdir(dir))) {
+		struct stat st;
+
+		found = fstatat(dirfd(dir), entry->d_name, &st, 0) == 0 &&
+		        upkeep_file_same((struct upkeep_file){st.st_dev, st.st_ino}, file);
+	}
+	if (dir)
+		closedir(dir);
+	return found;
+}
+
 static void ask(int folder, const char *name, uid_t uid, struct search *search)
 {
 	static const char hello[] = "hello\n";
@@ -65,6 +86,11 @@ static void ask(int folder, const char *name, uid_t uid, struct search *search)
 	owner->socket = local_socket_connect(folder, name, uid, &owner->pid);
 	if (owner->socket < 0)
 		return;
+	/* Root does not take another user's word for it, nor waits for an answer of who cannot be meant. */
+	if (uid != geteuid() && !process_has_open(owner->pid, search->file)) {
+		close(owner->socket);
+		return;
+	}
 	talk_begin(&talk, owner->socket);
 	if (talk_send(owner->socket, hello, strlen(hello)) == 0 && talk_line(&talk, TALK_PATIENCE_MS, &line) == 0 &&
 	    answer_take(&line, search, owner))

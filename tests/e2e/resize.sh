@@ -51,7 +51,7 @@ for type in fixed dynamic differencing; do
 	sum=$(sha256sum d.vhd)
 	exits 3 vhd resize d.vhd -- -110M
 	says err '--force cuts'
-	says err 'of allocated data'
+	says err 'hold data, which would be lost'
 	exits 3 vhd resize --json d.vhd 10M
 	json_is result '"would-lose"'
 	cut=$(json_value cut_bytes)

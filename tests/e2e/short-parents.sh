@@ -17,6 +17,6 @@ for block in 4K 16K 128K 256K 2M; do
 	exits 0 vhd read leaf.vhd 40K 4K
 	same_bytes <(head -c 4096 /dev/zero) out
 	exits 1 vhd merge leaf.vhd --into base.vhd
-	says err 'vhd resize'
+	says err 'not merged in one go'
 	rm leaf.vhd
 done
