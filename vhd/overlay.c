@@ -158,7 +158,8 @@ static int extents_carve(struct overlay *overlay, uint64_t offset, uint64_t end)
 	first = extent_find(overlay, offset);
 	for (last = first; last < overlay->count && overlay->extents[last].offset < end; last++)
 		free(overlay->extents[last].bytes);
-	memmove(overlay->extents + first, overlay->extents + last, (overlay->count - last) * sizeof(*overlay->extents));
+	if (last > first) /* else there may be no list yet */
+		memmove(overlay->extents + first, overlay->extents + last, (overlay->count - last) * sizeof(*overlay->extents));
 	overlay->count -= last - first;
 	return 0;
 }
